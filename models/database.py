@@ -1,0 +1,126 @@
+"""Connections to Postgres, each with its bounds, and the migrations.
+
+No wait is unbounded: connecting takes at most 5 s, a dead peer is noticed by TCP keep-alive and
+`tcp_user_timeout` in about 6 s, a statement of the services ends after 30 s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Engine, create_engine, make_url
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from models.errors import Invalid, TrunklineError, Unavailable
+from models.settings import Settings
+
+_BOUNDS = {
+    "connect_timeout": 5,
+    "keepalives_idle": 2,
+    "keepalives_interval": 1,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 6000,
+}
+# one process's services log in as a member of this role and act as it, so that they own nothing
+_SERVICES = "trunkline_services"
+_MIGRATING = 0x7472756E6B  # advisory lock: two that migrate at once take turns
+
+
+def sqlalchemy_url(url: str) -> URL:
+    """`postgresql://...` as given, spoken by psycopg 3.
+
+    Raises `Invalid` for anything that is not the address of a Postgres database.
+    """
+    try:
+        parts = urlsplit(url)
+        if parts.scheme not in {"postgresql", "postgres"} or not parts.hostname or not parts.path.strip("/"):
+            raise ValueError(url)
+        return make_url(url).set(drivername="postgresql+psycopg")
+    except Exception as error:
+        raise Invalid("TRUNKLINE_DATABASE_URL", "must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE") from error
+
+
+def connect_arguments(application: str, *, role: str | None = _SERVICES, statement_timeout_ms: int = 30_000) -> dict[str, Any]:
+    """libpq's parameters for a connection of ours; `application` is the `writer` of its rows in `call_events`."""
+    options = f"-c statement_timeout={statement_timeout_ms} -c timezone=UTC"
+    return {**_BOUNDS, "application_name": application, "options": options + (f" -c role={role}" if role else "")}
+
+
+def database_url(settings: Settings) -> str:
+    """The services' login.
+
+    Raises `Unavailable` where there is none: nothing is set and nothing embedded has been started.
+    """
+    if settings.database_url is None:
+        raise Unavailable("Postgres: not running; start trunkline with `trunkline up`, or set TRUNKLINE_DATABASE_URL")
+    return settings.database_url.get_secret_value()
+
+
+def open_engine(settings: Settings, application: str, *, pool_size: int = 5) -> Engine:
+    """A pool of checked connections that act as the services' role."""
+    return create_engine(
+        sqlalchemy_url(database_url(settings)),
+        connect_args=connect_arguments(application),
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=10,
+        pool_pre_ping=True,
+        pool_use_lifo=True,
+        hide_parameters=True,  # phone numbers and passwords are parameters
+    )
+
+
+@contextlib.contextmanager
+def readable_errors() -> Iterator[None]:
+    """Turns a database that does not answer into one line for a person."""
+    try:
+        yield
+    except OperationalError as error:
+        raise Unavailable(f"Postgres does not answer: {_first_line(error)}; is trunkline up?") from error
+    except DBAPIError as error:
+        if isinstance(error.orig, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
+            raise Unavailable("Postgres has no tables of this version of trunkline: run `trunkline up`, which migrates") from error
+        raise
+
+
+def _first_line(error: DBAPIError) -> str:
+    return str(error.orig).strip().splitlines()[-1].strip() if str(error.orig).strip() else type(error.orig).__name__
+
+
+def migrate(owner_url: str) -> None:
+    """Brings the database to this version's tables; does nothing if it is there already.
+
+    Safe to run from several processes at once. Raises `Unavailable` if it cannot connect, and
+    `TrunklineError` if the login may not create what is needed.
+    """
+    engine = create_engine(sqlalchemy_url(owner_url), connect_args=connect_arguments("trunkline-migrate", role=None), hide_parameters=True)
+    config = Config()
+    config.set_main_option("script_location", str(Path(str(resources.files("models"))) / "migrations"))
+    try:
+        with readable_errors(), engine.begin() as connection:
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_MIGRATING})")
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            connection.exec_driver_sql(
+                "DO $$ BEGIN IF NOT pg_has_role(current_user, 'trunkline_services', 'MEMBER') THEN"
+                " EXECUTE 'GRANT trunkline_services TO ' || quote_ident(current_user); END IF; END $$"
+            )
+    except DBAPIError as error:
+        if isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
+            raise TrunklineError(
+                f"Postgres: {_first_line(error)}: the login must own its database and have CREATEROLE, or an administrator"
+                " must first CREATE ROLE trunkline_services and trunkline_asterisk and grant them to it"
+            ) from error
+        raise
+    finally:
+        engine.dispose()
+

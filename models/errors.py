@@ -1,0 +1,40 @@
+"""The errors a person is meant to read.
+
+    TrunklineError          one line for stderr, exit status 1, never a traceback
+    ├── Invalid             a value was refused: names the field and says what would be right
+    ├── NotFound            no such trunk, number, agent, campaign or call
+    ├── Conflict            the state of the thing does not allow it (and which state that is)
+    └── Unavailable         Postgres, Redis, Asterisk or a part of ours does not answer
+"""
+
+from __future__ import annotations
+
+
+class TrunklineError(Exception):
+    """One line that says what is wrong and what would be right."""
+
+
+class Invalid(TrunklineError):
+    """A value was refused; nothing was written."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+        self.problem = problem
+
+
+class NotFound(TrunklineError):
+    """There is no such thing in the ledger."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(f"{kind}: there is no {kind} {name!r}")
+        self.kind = kind
+        self.name = name
+
+
+class Conflict(TrunklineError):
+    """The thing exists, but its state does not allow this."""
+
+
+class Unavailable(TrunklineError):
+    """A part does not answer; nothing was written."""

@@ -1,0 +1,246 @@
+"""Every write to an attempt or a call, each conditional on what it replaces.
+
+The functions take a connection inside a transaction of the caller's, who commits before anything is
+published, sent or freed. Several attempts are always locked in the order of their ids, calls after
+them, campaigns before them, so that writers queue and never deadlock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from models.outcome import Disposition
+from models.sightings import Attempt, Sighting, after
+from models.statements import statement
+from models.statuses import ENDS, Status
+
+VOID_AFTER = timedelta(seconds=30)
+"""A grant that was not claimed by then is void."""
+
+PLACE_LIMIT = 3
+"""A call that Asterisk could not place this often has failed."""
+
+PLACE_AGAIN_AFTER = timedelta(seconds=2)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DueCall:
+    """A call that was picked and is locked until the transaction ends."""
+
+    id: UUID
+    campaign_id: UUID | None
+    phone_number: str
+    from_number: str | None  #: of a single call; a campaign's rotate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grant:
+    """An attempt to be written: its call has a slot."""
+
+    id: UUID
+    call_id: UUID
+    campaign_id: UUID | None
+    trunk_id: UUID
+    gateway_id: UUID
+    node: str
+    dialed_number: str
+    from_number: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """An attempt that is ours to send, once."""
+
+    id: UUID
+    trunk_id: UUID
+    gateway_id: UUID
+    node: str
+    from_number: str
+    max_calls_per_second: float
+    age: timedelta  #: since the grant
+    connect: str  #: the agent's URI
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Change:
+    """What an attempt becomes. `follow` false leaves its call as it is; `delay` is for a call that is given back."""
+
+    attempt: Attempt
+    follow: bool = True
+    delay: timedelta = timedelta(0)
+
+
+
+
+
+def pick_campaign_calls(connection: Connection, wanted: Mapping[UUID, int]) -> list[DueCall]:
+    """The next due calls of each campaign, at most `wanted` of each, in the order they are due."""
+    rows = connection.exec_driver_sql(
+        statement("pick_campaign_calls"), {"campaigns": list(wanted.keys()), "wanted": list(wanted.values())}
+    )
+    return [DueCall(id=row[0], campaign_id=row[1], phone_number=row[2], from_number=None) for row in rows]
+
+
+def pick_single_calls(connection: Connection, from_numbers: Collection[str], wanted: int) -> list[DueCall]:
+    rows = connection.exec_driver_sql(
+        statement("pick_single_calls"), {"from_numbers": list(from_numbers), "wanted": wanted}
+    )
+    return [DueCall(id=row[0], campaign_id=None, phone_number=row[1], from_number=row[2]) for row in rows]
+
+
+def grant(connection: Connection, grants: Sequence[Grant]) -> None:
+    """Writes the attempts of calls picked in this transaction: scheduled → queued."""
+    ids, calls, campaigns, trunks, gateways, nodes, dialed, from_numbers = zip(*map(astuple, grants), strict=True)
+    connection.exec_driver_sql(
+        statement("grant"),
+        {
+            "ids": list(ids),
+            "calls": list(calls),
+            "campaigns": list(campaigns),
+            "trunks": list(trunks),
+            "gateways": list(gateways),
+            "nodes": list(nodes),
+            "dialed_numbers": list(dialed),
+            "from_numbers": list(from_numbers),
+        },
+    )
+
+
+def claim(connection: Connection, attempt_ids: Sequence[UUID]) -> list[Claim]:
+    """Takes attempts for sending: queued → initiated. What it does not return must not be sent."""
+    rows = connection.exec_driver_sql(statement("claim"), {"ids": list(attempt_ids), "void_after": VOID_AFTER})
+    return [Claim(**row) for row in rows.mappings()]
+
+
+def lock_attempts(connection: Connection, attempt_ids: Iterable[UUID]) -> dict[UUID, Attempt]:
+    """What the ledger holds of these attempts; unknown ids are left out."""
+    rows = connection.exec_driver_sql(statement("lock_attempts"), {"ids": list(attempt_ids)})
+    return {row[0]: Attempt(**{**row._mapping, "status": Status(row.status)}) for row in rows}
+
+
+def write(connection: Connection, changes: Sequence[Change]) -> None:
+    """Writes attempts locked in this transaction, and moves the calls whose current attempt they are."""
+    if not changes:
+        return
+    columns: dict[str, list[Any]] = {
+        plural: [getattr(change.attempt, name) for change in changes]
+        for name, plural in (
+            ("id", "ids"),
+            ("status", "statuses"),
+            ("disposition", "dispositions"),
+            ("explanation", "explanations"),
+            ("sip_code", "sip_codes"),
+            ("q850_cause", "q850_causes"),
+            ("agent_status", "agent_statuses"),
+            ("hangup_by", "hangup_bys"),
+            ("hold_until", "hold_untils"),
+            ("channel_at", "channel_ats"),
+            ("ringing_at", "ringing_ats"),
+            ("answered_at", "answered_ats"),
+            ("ended_at", "ended_ats"),
+        )
+    }
+    columns["statuses"] = [change.attempt.status.value for change in changes]
+    columns["follows"] = [change.follow for change in changes]
+    columns["delays"] = [change.delay for change in changes]
+    connection.exec_driver_sql(statement("write_attempts"), {**columns, "place_limit": PLACE_LIMIT})
+
+
+def record(connection: Connection, sightings: Iterable[Sighting], *, timer_b: timedelta) -> list[Attempt]:
+    """Writes what was seen; returns the attempts that are over by it, whose slots are to be freed after the commit.
+
+    Anyone may write what was seen, since every write is conditional. Sightings of ids that are not
+    attempts (an agent's leg, somebody else's call) are passed over.
+    """
+    by_attempt: dict[UUID, list[Sighting]] = {}
+    for sighting in sightings:
+        by_attempt.setdefault(sighting.attempt_id, []).append(sighting)
+    changes: list[Change] = []
+    over: list[Attempt] = []
+    for attempt_id, row in lock_attempts(connection, by_attempt).items():
+        new = after(row, by_attempt[attempt_id], timer_b=timer_b)
+        if new == row or replace(new, channel_at=row.channel_at) == row:
+            continue  # that a channel was made is in Asterisk's CEL and mark already: not worth a write of its own
+        if row.status is Status.WITHDRAWN and new.status is not Status.WITHDRAWN:
+            over.extend(_take_back_call(connection, new))
+        changes.append(Change(attempt=new, delay=PLACE_AGAIN_AFTER if new.status is Status.WITHDRAWN else timedelta(0)))
+        if new.status is not row.status and (new.status in ENDS or new.status is Status.WITHDRAWN):
+            over.append(new)
+    write(connection, changes)
+    return over
+
+
+def _take_back_call(connection: Connection, alive: Attempt) -> list[Attempt]:
+    """An attempt that a verdict had withdrawn lives: its call is its own again, unless a newer attempt has left.
+
+    Returns the newer attempt that was withdrawn for it, if there was one.
+    """
+    newer_id = connection.exec_driver_sql(
+        "SELECT current_attempt_id FROM calls WHERE id = %(call)s", {"call": alive.call_id}
+    ).scalar_one()
+    withdrawn: list[Attempt] = []
+    if newer_id != alive.id:
+        newer = lock_attempts(connection, [newer_id])[newer_id]
+        if newer.status is Status.QUEUED:
+            newer = replace(newer, status=Status.WITHDRAWN, explanation="An earlier attempt of this call turned out to live.")
+            write(connection, [Change(attempt=newer, follow=False)])
+            withdrawn = [newer]
+        elif newer.status is not Status.WITHDRAWN:
+            return []
+    connection.exec_driver_sql(
+        "UPDATE calls SET current_attempt_id = %(attempt)s WHERE id = %(call)s", {"attempt": alive.id, "call": alive.call_id}
+    )
+    return withdrawn
+
+
+def withdraw(
+    connection: Connection,
+    attempt_ids: Iterable[UUID],
+    *,
+    of: Collection[Status],
+    at: datetime,
+    explanation: str,
+    disposition: Disposition | None = None,
+    delay: timedelta = timedelta(0),
+    second_look_at: datetime | None = None,
+) -> list[UUID]:
+    """Closes the gate on attempts that are still in one of the statuses `of`; returns their ids.
+
+    Their calls go back to `scheduled` (`canceled` by that disposition), due after `delay`; or, with
+    `second_look_at`, stay as they are until `give_back`.
+    """
+    rows = [row for row in lock_attempts(connection, attempt_ids).values() if row.status in of]
+    write(
+        connection,
+        [
+            Change(
+                attempt=replace(
+                    row,
+                    status=Status.WITHDRAWN,
+                    disposition=disposition.value if disposition else None,
+                    explanation=explanation,
+                    ended_at=at,
+                    hold_until=second_look_at,
+                ),
+                follow=second_look_at is None,
+                delay=delay,
+            )
+            for row in rows
+        ],
+    )
+    return [row.id for row in rows]
+
+
+def give_back(connection: Connection, attempt_ids: Iterable[UUID]) -> list[UUID]:
+    """After the second look: the calls of these withdrawn attempts are scheduled again."""
+    rows = [
+        row for row in lock_attempts(connection, attempt_ids).values() if row.status is Status.WITHDRAWN and row.hold_until
+    ]
+    write(connection, [Change(attempt=replace(row, hold_until=None)) for row in rows])
+    return [row.id for row in rows]

@@ -1,0 +1,31 @@
+-- Frees the slots of attempts that are over, at once or after lingering, and wakes the leader.
+-- Freeing twice is harmless, and nobody frees another's slot: members are attempt ids.
+--
+-- KEYS  1 epoch   2 leases   3 lingering   4 wake (list)   then a tombstone an attempt
+-- ARGV  1 linger µs (0: at once)   2 tombstone ms   then the attempt ids
+-- Returns how many were held, or -1 when Redis has lost its memory (the leader rebuilds from the ledger)
+if redis.call('EXISTS', KEYS[1]) == 0 then return -1 end
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local linger = tonumber(ARGV[1])
+local freed = 0
+for at = 3, #ARGV do
+  local attempt = ARGV[at]
+  redis.call('SET', KEYS[at + 2], 1, 'PX', ARGV[2])
+  local held = redis.call('HGET', KEYS[2], attempt)
+  if held then
+    freed = freed + 1
+    if linger > 0 then
+      redis.call('ZADD', KEYS[3], now + linger, attempt)
+    else
+      for key in string.gmatch(held, '%S+') do redis.call('ZREM', key, attempt) end
+      redis.call('HDEL', KEYS[2], attempt)
+      redis.call('ZREM', KEYS[3], attempt)
+    end
+  end
+end
+if freed > 0 then
+  redis.call('LPUSH', KEYS[4], 'freed')
+  redis.call('LTRIM', KEYS[4], 0, 0)
+end
+return freed

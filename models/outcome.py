@@ -1,0 +1,159 @@
+"""What was seen of an attempt → its status, its disposition and a sentence for the operator.
+
+The only place that gives statuses to endings. Precedence: answered, then our own stop, then the SIP
+status (Asterisk's TechCause), then the Q.850 cause that Asterisk derives from it; the carrier's own
+`Reason` header never reaches us.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+
+from models.statuses import Status
+
+
+class Disposition(StrEnum):
+    """Why an attempt ended."""
+
+    ANSWERED = "answered"
+    AGENT_UNREACHABLE = "agent-unreachable"
+    BUSY = "busy"
+    NO_ANSWER = "no-answer"
+    INVALID_NUMBER = "invalid-number"
+    AUTH_FAILED = "auth-failed"
+    FORBIDDEN = "forbidden"
+    REJECTED = "rejected"
+    CODEC_MISMATCH = "codec-mismatch"
+    CONGESTION = "congestion"
+    GATEWAY_ERROR = "gateway-error"
+    GATEWAY_UNREACHABLE = "gateway-unreachable"
+    REDIRECTED = "redirected"
+    NOT_PLACED = "not-placed"
+    POISON = "poison"
+    CANCELED = "canceled"
+    EXPIRED = "expired"
+    LOST = "lost"
+
+
+D = Disposition
+
+_SENTENCES = {
+    D.AGENT_UNREACHABLE: "The person answered, but the agent could not be reached: see that it runs at the address of the agent.",
+    D.BUSY: "The line was busy: try again later.",
+    D.INVALID_NUMBER: "The carrier says that this number does not exist or is incomplete: correct it, or take it off the list.",
+    D.AUTH_FAILED: "The carrier refused our credentials: check the trunk's username and password.",
+    D.FORBIDDEN: "The carrier forbids this call: check that it allows our address, this caller ID and this destination.",
+    D.REJECTED: "The call was declined by the carrier or by the person called.",
+    D.CODEC_MISMATCH: "The carrier accepts none of the codecs offered: check the trunk's `allow` and its encryption.",
+    D.CONGESTION: "The carrier has no line free, or its address cannot be reached: check the gateway, or lower the trunk's limits.",
+    D.GATEWAY_ERROR: "The carrier's gateway reports an error of its own: try again later, or tell the carrier.",
+    D.GATEWAY_UNREACHABLE: "The gateway did not answer at all: check its address and port, and that no firewall drops SIP.",
+    D.REDIRECTED: "The carrier redirects to another address, which is never followed: ask it for the right gateway.",
+    D.NOT_PLACED: "Asterisk could not place the call and nothing was sent: check that the trunk is on and that RTP ports are free.",
+    D.POISON: "Three workers died with this call in hand, so it was set aside: see the workers' log.",
+    D.CANCELED: "Stopped by an operator.",
+    D.EXPIRED: "Its time was over before it was dialled.",
+    D.LOST: "Its end was not seen and cannot be known: decide whether to call again.",
+}
+
+# RFC 3261, section 21, and RFC 8197 (607), RFC 8688 (608)
+_BY_SIP = {
+    **dict.fromkeys((486, 600), (Status.BUSY, D.BUSY)),
+    **dict.fromkeys((480, 487, 408), (Status.NO_ANSWER, D.NO_ANSWER)),
+    **dict.fromkeys((404, 410, 484, 604), (Status.FAILED, D.INVALID_NUMBER)),
+    **dict.fromkeys((401, 407), (Status.FAILED, D.AUTH_FAILED)),
+    403: (Status.FAILED, D.FORBIDDEN),
+    **dict.fromkeys((415, 488, 606), (Status.FAILED, D.CODEC_MISMATCH)),
+    503: (Status.FAILED, D.CONGESTION),
+}
+_BY_SIP_CLASS = {
+    3: (Status.FAILED, D.REDIRECTED),
+    4: (Status.FAILED, D.REJECTED),
+    5: (Status.FAILED, D.GATEWAY_ERROR),
+    6: (Status.FAILED, D.REJECTED),
+}
+# Q.850, as Asterisk's hangup_sip2cause() derives it; 21 and 127 stay ambiguous
+_BY_CAUSE = {
+    1: (Status.FAILED, D.INVALID_NUMBER),
+    17: (Status.BUSY, D.BUSY),
+    19: (Status.NO_ANSWER, D.NO_ANSWER),
+    21: (Status.FAILED, D.REJECTED),
+    22: (Status.FAILED, D.INVALID_NUMBER),
+    23: (Status.FAILED, D.REDIRECTED),
+    28: (Status.FAILED, D.INVALID_NUMBER),
+    34: (Status.FAILED, D.CONGESTION),
+    38: (Status.FAILED, D.GATEWAY_ERROR),
+    58: (Status.FAILED, D.CODEC_MISMATCH),
+    127: (Status.FAILED, D.REJECTED),
+}
+
+# From the INVITE to its timer B (64 x T1) less what the events may be early by.
+# A 408 sooner than that is the carrier's own.
+_TIMER_B_MARGIN = timedelta(milliseconds=200)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """All that was seen of an attempt by the time its channel was gone."""
+
+    answered: bool
+    rang: bool
+    stopped: bool  #: an operator asked for its end
+    agent_status: str | None  #: DIALSTATUS of the agent's leg, where there was one
+    sip_code: int | None
+    q850_cause: int | None
+    lasted: timedelta | None  #: from the making of the channel to its end
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    status: Status
+    disposition: Disposition
+    explanation: str
+
+
+def explain(disposition: Disposition, *, rang: bool = False, sip_code: int | None = None) -> str:
+    """A sentence that says what happened and what to do about it."""
+    match disposition:
+        case D.ANSWERED:
+            return "Answered."
+        case D.NO_ANSWER:
+            sentence = "It rang and nobody answered: try again later." if rang else (
+                "Nobody answered, and no ringing was heard: the phone may be off, or the carrier gave up."
+            )  # fmt: skip
+        case _:
+            sentence = _SENTENCES[disposition]
+    return f"{sentence} (SIP {sip_code})" if sip_code else sentence
+
+
+def classify(seen: Evidence, *, timer_b: timedelta) -> Outcome:
+    """The outcome of an attempt whose channel is gone. Never guesses: every answer names what it was read from.
+
+    `timer_b` is the INVITE transaction's (RFC 3261, 17.1.1.2): a 408 that comes with it is our own,
+    after nothing at all was heard.
+    """
+    status, disposition = _decide(seen, timer_b)
+    return Outcome(
+        status=status,
+        disposition=disposition,
+        explanation=explain(disposition, rang=seen.rang, sip_code=None if seen.answered else seen.sip_code),
+    )
+
+
+def _decide(seen: Evidence, timer_b: timedelta) -> tuple[Status, Disposition]:
+    if seen.answered:
+        if seen.agent_status in {None, "", "ANSWER", "CANCEL"}:
+            return Status.COMPLETED, D.ANSWERED
+        return Status.FAILED, D.AGENT_UNREACHABLE
+    if seen.stopped:
+        return Status.CANCELED, D.CANCELED
+    sip_code = seen.sip_code or (408 if seen.q850_cause == 18 else None)  # CEL has the cause alone
+    if sip_code == 408 and not seen.rang and seen.lasted is not None and seen.lasted >= timer_b - _TIMER_B_MARGIN:
+        return Status.FAILED, D.GATEWAY_UNREACHABLE
+    if sip_code:
+        return _BY_SIP.get(sip_code) or _BY_SIP_CLASS.get(sip_code // 100, (Status.FAILED, D.REJECTED))
+    if not seen.q850_cause and not seen.rang:
+        return Status.WITHDRAWN, D.NOT_PLACED
+    return _BY_CAUSE.get(seen.q850_cause or 0, (Status.NO_ANSWER, D.NO_ANSWER) if seen.rang else (Status.FAILED, D.REJECTED))

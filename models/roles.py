@@ -1,0 +1,79 @@
+"""Who leads: a role is a Postgres advisory lock on a connection of its own (invariant 7).
+
+    wait ──try every second──▶ hold ──connection lost, or not used for 6 s──▶ wait
+
+The holder does its work through the very connection that holds the lock, and uses it at least every
+2 s. If it freezes, Postgres ends the session after 6 s (`idle_session_timeout`), the lock passes on,
+and the next statement of the frozen one fails: it can write nothing. The lock hands out an epoch that
+grows each time; Redis refuses what comes with a lower one.
+
+A pooler in between would defeat this: the connection has to be a direct one.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, NullPool, create_engine
+
+from models.database import connect_arguments, database_url, sqlalchemy_url
+from models.settings import Settings
+
+LOST_AFTER_MS = 6000
+BEAT_SECONDS = 2.0
+_TRY_EVERY_SECONDS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Role:
+    """A role that is held for as long as `connection` lives."""
+
+    name: str
+    epoch: int
+    connection: Connection
+
+
+@contextmanager
+def hold(settings: Settings, name: str, stop: threading.Event) -> Iterator[Role | None]:
+    """Waits for the role and yields it; None if `stop` was set first.
+
+    Raises SQLAlchemy's DBAPIError, here or from the connection, when Postgres does not answer or the
+    role was lost: let go of everything and hold again.
+    """
+    arguments = connect_arguments(name, statement_timeout_ms=5000)
+    arguments["options"] += f" -c idle_session_timeout={LOST_AFTER_MS} -c idle_in_transaction_session_timeout={LOST_AFTER_MS}"
+    engine = create_engine(
+        sqlalchemy_url(database_url(settings)), poolclass=NullPool, connect_args=arguments, hide_parameters=True
+    )
+    try:
+        with engine.connect() as connection:
+            while not _try_lock(connection, name):
+                if stop.wait(_TRY_EVERY_SECONDS):
+                    yield None
+                    return
+            with connection.begin():
+                epoch: int = connection.exec_driver_sql(
+                    "INSERT INTO roles (name, epoch, holder, since) VALUES (%(name)s, 1, %(holder)s, now())"
+                    " ON CONFLICT (name) DO UPDATE SET epoch = roles.epoch + 1, holder = excluded.holder, since = now()"
+                    " RETURNING epoch",
+                    {"name": name, "holder": f"{socket.gethostname()}:{os.getpid()}"},
+                ).scalar_one()
+            yield Role(name=name, epoch=epoch, connection=connection)
+    finally:
+        engine.dispose()
+
+
+def _try_lock(connection: Connection, name: str) -> bool:
+    with connection.begin():
+        return bool(
+            connection.exec_driver_sql(
+                "SELECT pg_try_advisory_lock(%(space)s, %(role)s)",
+                {"space": 0x74726C, "role": zlib.crc32(name.encode()) - 2**31},
+            ).scalar_one()
+        )

@@ -1,0 +1,148 @@
+"""What was seen of an attempt, and what the ledger should hold after it. Pure; no clock, no database.
+
+Facts are gathered first and the status decided last, so that the order in which they arrive, or how
+often, does not change the end. After the end facts still fill in, but the status never moves back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import Enum, auto
+from uuid import UUID
+
+from models.outcome import Disposition, Evidence, classify, explain
+from models.statuses import DIALABLE, ENDS, Status, may_follow
+
+
+class Sight(Enum):
+    CHANNEL = auto()  #: Asterisk made a channel for it
+    RINGING = auto()
+    ANSWERED = auto()
+    AGENT_LEG = auto()  #: the agent's leg ended; `text` is its DIALSTATUS
+    CALLEE_HUNG_UP = auto()
+    ENDED = auto()  #: the channel is gone; `cause` and `sip_code` where known
+    NOT_PLACED = auto()  #: Asterisk refused it and no channel was ever made, in an unbroken stream
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sighting:
+    attempt_id: UUID
+    at: datetime
+    sight: Sight
+    cause: int | None = None  #: Q.850, as Asterisk derives it
+    sip_code: int | None = None
+    text: str | None = None
+    channel_at: datetime | None = None  #: with ENDED: when its channel was made, where that was heard
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """The part of a row of `attempts` that changes after the claim."""
+
+    id: UUID
+    call_id: UUID
+    node: str
+    status: Status
+    disposition: str | None = None
+    explanation: str | None = None
+    sip_code: int | None = None
+    q850_cause: int | None = None
+    agent_status: str | None = None
+    hangup_by: str | None = None
+    stop_requested_at: datetime | None = None
+    hold_until: datetime | None = None
+    initiated_at: datetime | None = None
+    channel_at: datetime | None = None
+    ringing_at: datetime | None = None
+    answered_at: datetime | None = None
+    ended_at: datetime | None = None
+
+
+def after(row: Attempt, seen: Sequence[Sighting], *, timer_b: timedelta) -> Attempt:
+    """What the ledger should hold of `row` once `seen` is known; `row` itself where nothing changes."""
+    return _decide(row, _gather(row, seen), seen, timer_b)
+
+
+def _gather(row: Attempt, seen: Sequence[Sighting]) -> Attempt:
+    """The facts of `row` and of `seen` together: the earliest time of each, the first cause."""
+    first: dict[Sight, Sighting] = {}
+    for sighting in seen:
+        known = first.get(sighting.sight)
+        if known is None or sighting.at < known.at:
+            first[sighting.sight] = sighting
+
+    def time_of(sight: Sight, known: datetime | None) -> datetime | None:
+        return known or (first[sight].at if sight in first else None)
+
+    end = first.get(Sight.ENDED)
+    return replace(
+        row,
+        channel_at=time_of(Sight.CHANNEL, row.channel_at or (end.channel_at if end else None)),
+        ringing_at=time_of(Sight.RINGING, row.ringing_at),
+        answered_at=time_of(Sight.ANSWERED, row.answered_at),
+        agent_status=row.agent_status or (first[Sight.AGENT_LEG].text if Sight.AGENT_LEG in first else None),
+        hangup_by=row.hangup_by or ("callee" if Sight.CALLEE_HUNG_UP in first else None),
+        sip_code=row.sip_code or (end.sip_code if end else None),
+        q850_cause=row.q850_cause if row.q850_cause is not None or end is None else end.cause,
+    )
+
+
+def _decide(row: Attempt, facts: Attempt, seen: Sequence[Sighting], timer_b: timedelta) -> Attempt:
+    end = next((sighting for sighting in seen if sighting.sight is Sight.ENDED), None)
+    if row.status in ENDS:
+        if row.disposition == Disposition.NO_ANSWER and facts.ringing_at:  # its ringing was reported late
+            sentence = explain(Disposition.NO_ANSWER, rang=True, sip_code=facts.sip_code)
+            return replace(facts, explanation=sentence)
+        return facts
+    if end is not None:
+        outcome = classify(
+            Evidence(
+                answered=facts.answered_at is not None,
+                rang=facts.ringing_at is not None,
+                stopped=facts.stop_requested_at is not None,
+                agent_status=facts.agent_status,
+                sip_code=facts.sip_code,
+                q850_cause=facts.q850_cause,
+                lasted=end.at - (facts.channel_at or facts.initiated_at or end.at),
+            ),
+            timer_b=timer_b,
+        )
+        if may_follow(row.status, outcome.status):
+            return replace(
+                facts,
+                status=outcome.status,
+                # the agent leg's own end shows as a SIP status on an answered call; it is not the carrier's
+                sip_code=None if facts.answered_at else facts.sip_code,
+                disposition=outcome.disposition.value,
+                explanation=outcome.explanation,
+                ended_at=end.at,
+                hangup_by=(facts.hangup_by or "trunkline") if facts.answered_at else None,
+                hold_until=None,
+            )
+        return facts
+    if row.status is Status.INITIATED and facts.channel_at is None and any(s.sight is Sight.NOT_PLACED for s in seen):
+        return replace(
+            facts,
+            status=Status.WITHDRAWN,
+            disposition=Disposition.NOT_PLACED.value,
+            explanation=explain(Disposition.NOT_PLACED),
+            ended_at=seen[-1].at,
+        )
+    alive = Status.IN_PROGRESS if facts.answered_at else Status.RINGING if facts.ringing_at else Status.INITIATED
+    if row.status is Status.WITHDRAWN and facts.channel_at is None and alive is Status.INITIATED:
+        return facts
+    if alive is not row.status and may_follow(row.status, alive):
+        late = row.status not in DIALABLE  # a verdict of ours is overtaken by what was seen
+        return replace(
+            facts,
+            status=alive,
+            **({"disposition": None, "explanation": None, "ended_at": None, "hold_until": None} if late else {}),
+        )
+    return facts
+
+
+def frees_after_cancel(row: Attempt) -> bool:
+    """Whether this end may be a CANCEL of ours, which leaves up to 50 ms after Hangup is reported."""
+    return row.status in {Status.NO_ANSWER, Status.CANCELED}

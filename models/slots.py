@@ -1,0 +1,287 @@
+"""The right to have a call up: leases on slots in Redis, one script, all limits or none.
+
+A scope is whatever has a limit: a trunk, a node, a campaign. A lease names its attempt and expires,
+but its expiry frees nothing; it only asks for reconciliation (invariant 3). Time is Redis's.
+
+Redis's memory is suspect at every new connection (invariant 8). The leader's client therefore never
+reconnects by itself in the middle of its work: a new connection is refused until the slots have been
+rebuilt from the ledger. Everybody else's scripts are refused while the epoch key is missing.
+
+    SlotsError
+    ├── Forgot   Redis has lost its memory, or may have: rebuild before the next grant
+    ├── Stale    a newer leader rules: step down
+    └── Away     Redis does not answer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from importlib import resources
+from typing import Any
+from uuid import UUID
+
+import redis
+from redis.backoff import NoBackoff
+from redis.connection import Connection, ConnectionPool
+from redis.retry import Retry
+
+LEASE = timedelta(minutes=5)
+TOMBSTONE = timedelta(minutes=2)
+YOUNGEST_ORPHAN = timedelta(seconds=30)
+CANCEL_LINGERS = timedelta(milliseconds=50)
+
+# INVITEs leave some milliseconds after their grants, and not all the same: a rate is paced a little
+# under its limit, so that no second at the carrier sees more than the limit and one.
+_PACE = 0.985
+_BURST = timedelta(milliseconds=5)  # a wake-up that comes late is made up for within this
+
+_PREFIX = "{trunkline}:"
+_EPOCH, _LEASES, _LINGERING, WAKE = (_PREFIX + name for name in ("epoch", "leases", "lingering", "wake"))
+_TIMEOUTS: Mapping[str, Any] = {"socket_timeout": 2.0, "socket_connect_timeout": 2.0, "socket_keepalive": True}
+
+
+class SlotsError(Exception):
+    """The slots cannot be used now."""
+
+
+class Forgot(SlotsError):
+    """Redis has lost its memory, or may have."""
+
+
+class Stale(SlotsError):
+    """A newer leader rules."""
+
+
+class Away(SlotsError):
+    """Redis does not answer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scope:
+    """Something with a limit. Two are the same scope when kind and id are."""
+
+    kind: str
+    id: str
+    limit: int
+    calls_per_second: float | None = None
+
+    @property
+    def slots_key(self) -> str:
+        return slots_key(self.kind, self.id)
+
+    @property
+    def rate_key(self) -> str:
+        return rate_key(self.kind, self.id)
+
+    @property
+    def pace(self) -> tuple[int, int]:
+        """The GCRA's emission interval and burst tolerance in µs."""
+        return pace(self.calls_per_second)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lease:
+    attempt_id: UUID
+    scopes: tuple[Scope, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Taken:
+    granted: frozenset[UUID]
+    room: Mapping[str, int]  #: by slots key, how many leases each scope would take now
+    ask_again_in: timedelta | None  #: when the next token comes or a lingering slot is freed; None: when woken
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Audit:
+    put_back: int
+    freed: int
+    expired: int
+
+
+def slots_key(kind: str, id: object) -> str:
+    return f"{_PREFIX}slots:{kind}:{id}"
+
+
+def rate_key(kind: str, id: object) -> str:
+    return f"{_PREFIX}rate:{kind}:{id}"
+
+
+def held_keys(*, trunk_id: UUID, node: str, campaign_id: UUID | None) -> str:
+    """The slots that an open attempt holds, as the scripts write them down."""
+    keys = [slots_key("trunk", trunk_id), slots_key("node", node)]
+    if campaign_id:
+        keys.append(slots_key("campaign", campaign_id))
+    return " ".join(keys)
+
+
+def pace(calls_per_second: float | None) -> tuple[int, int]:
+    if not calls_per_second:
+        return 0, 0
+    return round(1_000_000 / (calls_per_second * _PACE)), _micros(_BURST)
+
+
+def connect(url: str, *, blocking_for: float = 0.0) -> redis.Redis:
+    """A client with its bounds, for everybody but the leader's grants."""
+    timeouts = {**_TIMEOUTS, "socket_timeout": _TIMEOUTS["socket_timeout"] + blocking_for}
+    return redis.Redis.from_url(url, health_check_interval=5, retry=Retry(NoBackoff(), 1), **timeouts)
+
+
+class Slots:
+    """What anybody may do: free what is over, take a rate token. Thread-safe."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._redis = client
+
+    def free(self, attempt_ids: Sequence[UUID], *, linger: timedelta = timedelta(0)) -> None:
+        """Frees the slots of attempts whose end is committed, and wakes the leader.
+
+        Raises `Away`; what was not freed is freed by the leader's audit.
+        """
+        if not attempt_ids:
+            return
+        ids = [str(id) for id in attempt_ids]
+        keys = [_EPOCH, _LEASES, _LINGERING, WAKE, *map(_tombstone, ids)]
+        _run(self._redis, "free", keys, [_micros(linger), _millis(TOMBSTONE), *ids])
+
+    def take_rate_token(self, trunk_id: UUID, calls_per_second: float) -> bool:
+        """A second token for a grant that grew old before it was claimed; False if there is none now."""
+        return _run(self._redis, "token", [_EPOCH, rate_key("trunk", trunk_id)], list(pace(calls_per_second))) == 1
+
+    def wake(self) -> None:
+        """Tells the leader that there is something to do. Best effort: it looks by itself every second."""
+        try:
+            with self._redis.pipeline(transaction=False) as pipe:
+                pipe.lpush(WAKE, "work").ltrim(WAKE, 0, 0).execute()
+        except redis.RedisError:
+            pass
+
+    def in_use(self, kind: str, id: object) -> int:
+        """How many leases a scope has; for people, not for decisions."""
+        try:
+            return int(self._redis.zcard(slots_key(kind, id)))  # type: ignore[arg-type]
+        except redis.RedisError as error:
+            raise Away(str(error)) from error
+
+
+class LeaderSlots:
+    """What only the leader may do, under its epoch. Not thread-safe."""
+
+    def __init__(self, url: str, epoch: int) -> None:
+        self._epoch = epoch
+        self._trusted = False
+        pool = ConnectionPool.from_url(
+            url, retry=Retry(NoBackoff(), 0), redis_connect_func=self._on_connect, max_connections=1, **_TIMEOUTS
+        )
+        self._redis = redis.Redis(connection_pool=pool)
+
+    def _on_connect(self, connection: Connection) -> None:
+        if self._trusted:
+            raise redis.ConnectionError("new connection: rebuild first")
+        connection.on_connect()
+
+    def rebuild(self, holders: Iterable[tuple[UUID, str]], suspect_rates: Sequence[str]) -> None:
+        """Makes the slots what the ledger says; before this, and after any doubt, nothing is granted.
+
+        `holders` are the attempts that hold a slot, with `held_keys`; `suspect_rates` the rate keys
+        that were used in the last second: they start a second from now.
+        """
+        self.distrust()
+        arguments: list[str | int] = [self._epoch, _micros(LEASE)]
+        for attempt_id, keys in holders:
+            arguments += [str(attempt_id), keys]
+        if _run(self._redis, "rebuild", [_EPOCH, _LEASES, _LINGERING, *suspect_rates], arguments) == b"STALE":
+            raise Stale
+        self._trusted = True
+
+    def distrust(self) -> None:
+        """From now on a new connection is allowed, and `rebuild` is needed before the next grant."""
+        self._trusted = False
+
+    def take(self, scopes: Sequence[Scope], leases: Sequence[Lease]) -> Taken:
+        """Takes what the limits allow, in order; without leases it only looks.
+
+        Raises `Forgot`, `Stale` or `Away`: then nothing may be granted before a rebuild. (Slots that
+        an interrupted call did take are found by that rebuild.)
+        """
+        if not self._trusted:
+            raise Forgot
+        number = {scope.slots_key: index for index, scope in enumerate(scopes, start=1)}
+        keys = [_EPOCH, _LEASES, _LINGERING]
+        arguments: list[str | int] = [self._epoch, _micros(LEASE), len(scopes)]
+        for scope in scopes:
+            keys += [scope.slots_key, scope.rate_key]
+            arguments += [scope.limit, *scope.pace]
+        for lease in leases:
+            arguments += [str(lease.attempt_id), ",".join(str(number[scope.slots_key]) for scope in lease.scopes)]
+        reply = self._run_as_leader("take", keys, arguments)
+        wait, room, results = reply[1], reply[2 : 2 + len(scopes)], reply[2 + len(scopes) :]
+        return Taken(
+            granted=frozenset(lease.attempt_id for lease, taken in zip(leases, results, strict=True) if taken),
+            room=dict(zip(number, map(int, room), strict=True)),
+            ask_again_in=timedelta(microseconds=int(wait)) if wait else None,
+        )
+
+    def audit(self, holders: Sequence[tuple[UUID, str]]) -> Audit:
+        """Puts back leases that open attempts lack, frees those whose attempt is over; see `audit.lua`."""
+        keys = [_EPOCH, _LEASES, _LINGERING, WAKE, *(_tombstone(str(id)) for id, _ in holders)]
+        arguments: list[str | int] = [self._epoch, _micros(LEASE), _micros(YOUNGEST_ORPHAN)]
+        for attempt_id, held in holders:
+            arguments += [str(attempt_id), held]
+        _, put_back, freed, expired = self._run_as_leader("audit", keys, arguments)
+        return Audit(put_back=put_back, freed=freed, expired=expired)
+
+    def wait(self, client: redis.Redis, at_most: timedelta) -> None:
+        """Sleeps until woken, at most so long. `client` is another connection than the one grants go by."""
+        try:
+            client.blpop([WAKE], timeout=max(0.001, at_most.total_seconds()))
+        except redis.RedisError as error:
+            raise Away(str(error)) from error
+
+    def close(self) -> None:
+        self._redis.close()
+
+    def _run_as_leader(self, name: str, keys: Sequence[str], arguments: Sequence[str | int]) -> list[Any]:
+        try:
+            reply: list[Any] = _run(self._redis, name, keys, arguments)
+        except Away:
+            self.distrust()
+            raise
+        if reply[0] == b"FORGOT":
+            self.distrust()
+            raise Forgot
+        if reply[0] == b"STALE":
+            raise Stale
+        return reply
+
+
+@cache
+def _script(name: str) -> tuple[str, str]:
+    text = (resources.files("models") / "lua" / f"{name}.lua").read_text()
+    return text, redis.Redis().register_script(text).sha
+
+
+def _run(client: redis.Redis, name: str, keys: Sequence[str], arguments: Sequence[str | int]) -> Any:
+    text, sha = _script(name)
+    try:
+        try:
+            return client.evalsha(sha, len(keys), *keys, *arguments)
+        except redis.exceptions.NoScriptError:
+            return client.eval(text, len(keys), *keys, *arguments)
+    except redis.RedisError as error:
+        raise Away(f"Redis: {error}") from error
+
+
+def _tombstone(attempt_id: str) -> str:
+    return f"{_PREFIX}gone:{attempt_id}"
+
+
+def _micros(duration: timedelta) -> int:
+    return duration // timedelta(microseconds=1)
+
+
+def _millis(duration: timedelta) -> int:
+    return duration // timedelta(milliseconds=1)

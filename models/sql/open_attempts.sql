@@ -1,0 +1,6 @@
+-- Whoever holds a slot: open attempts, an unknown one until its hold is over, and a verdict that awaits its second look.
+SELECT a.id, a.trunk_id, a.campaign_id, a.node
+FROM attempts a
+WHERE a.status IN ('queued', 'initiated', 'ringing', 'in-progress')
+   OR (a.status = 'unknown' AND a.hold_until > now())
+   OR (a.status = 'withdrawn' AND a.hold_until IS NOT NULL)

@@ -1,0 +1,17 @@
+-- The next due calls of each campaign, locked. A campaign that is no longer running gives none, and
+-- stays as it is until this transaction ends (pause waits for it).
+--   campaigns  uuid[]   wanted  int[]
+WITH running AS MATERIALIZED (
+  SELECT id FROM campaigns WHERE id = ANY (%(campaigns)s::uuid[]) AND status = 'running' ORDER BY id FOR SHARE
+)
+SELECT due.id, due.campaign_id, due.phone_number
+FROM unnest(%(campaigns)s::uuid[], %(wanted)s::int[]) AS w (campaign_id, wanted)
+JOIN running ON running.id = w.campaign_id
+CROSS JOIN LATERAL (
+  SELECT id, campaign_id, phone_number
+  FROM calls
+  WHERE calls.campaign_id = w.campaign_id AND status = 'scheduled' AND due_at <= now()
+  ORDER BY due_at, id
+  LIMIT w.wanted
+  FOR UPDATE SKIP LOCKED
+) due

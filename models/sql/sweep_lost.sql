@@ -1,0 +1,6 @@
+-- Queued attempts whose task was not claimed in time: the message may be lost (celery #4354), publish it again.
+--   unclaimed_for  interval   void_after  interval
+UPDATE attempts SET published_at = clock_timestamp()
+WHERE status = 'queued' AND published_at < clock_timestamp() - %(unclaimed_for)s::interval
+  AND queued_at > clock_timestamp() - %(void_after)s::interval
+RETURNING id
