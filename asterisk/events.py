@@ -1,0 +1,98 @@
+"""An AMI event → a sighting of one of our attempts.
+
+An attempt's id is its ActionID, its channel's Uniqueid and, in the dial events of an Originate, the
+DestUniqueid. The agent's leg has an id of its own and is passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from uuid import UUID
+
+from asterisk.connection import AmiMessage
+from models.sightings import Sight, Sighting
+
+_STATES = {"Ringing": Sight.RINGING, "Up": Sight.ANSWERED}
+_DIAL_STATES = {"RINGING": Sight.RINGING, "PROGRESS": Sight.RINGING, "ANSWER": Sight.ANSWERED}
+
+
+class Interpreter:
+    """Reads one unbroken stream of events; make a new one after every gap.
+
+    It remembers which channels were made, because OriginateResponse says Failure also for a channel
+    that was made (then Hangup decides) and for a duplicate of a live one.
+    """
+
+    def __init__(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._now = now
+        self._channels: dict[UUID, datetime] = {}
+
+    def read(self, event: AmiMessage) -> Sighting | None:
+        """What this event shows of an attempt; None if it is about something else."""
+        match event.name:
+            case "Newchannel":
+                sighting = self._sighting(event, "Uniqueid", Sight.CHANNEL)
+                if sighting:
+                    self._channels[sighting.attempt_id] = sighting.at
+                return sighting
+            case "Newstate":
+                return self._sighting(event, "Uniqueid", _STATES.get(event.get("ChannelStateDesc")))
+            case "DialState" | "DialEnd" if not event.get("Uniqueid"):
+                return self._sighting(event, "DestUniqueid", _DIAL_STATES.get(event.get("DialStatus")))
+            case "OriginateResponse":
+                return self._originate_response(event)
+            case "HangupRequest":
+                return self._sighting(event, "Uniqueid", Sight.CALLEE_HUNG_UP)
+            case "UserEvent" if event.get("UserEvent") == "AgentLeg":
+                return self._sighting(event, "Uniqueid", Sight.AGENT_LEG, text=event.get("status"))
+            case "Hangup":
+                sighting = self._sighting(
+                    event,
+                    "Uniqueid",
+                    Sight.ENDED,
+                    cause=_number(event.get("Cause")),
+                    sip_code=_number(event.get("TechCause")) or None,
+                )
+                if sighting:
+                    return replace(sighting, channel_at=self._channels.pop(sighting.attempt_id, None))
+                return None
+            case _:
+                return None
+
+    def _originate_response(self, event: AmiMessage) -> Sighting | None:
+        if event.get("Response") == "Success":
+            return self._sighting(event, "ActionID", Sight.ANSWERED)
+        sighting = self._sighting(event, "ActionID", Sight.NOT_PLACED)
+        return None if sighting is None or sighting.attempt_id in self._channels else sighting
+
+    def _sighting(
+        self,
+        event: AmiMessage,
+        header: str,
+        sight: Sight | None,
+        *,
+        cause: int | None = None,
+        sip_code: int | None = None,
+        text: str | None = None,
+    ) -> Sighting | None:
+        id = event.get(header)
+        if sight is None or len(id) != 36:
+            return None
+        try:
+            attempt_id = UUID(id)
+        except ValueError:
+            return None
+        return Sighting(attempt_id=attempt_id, at=self._time(event), sight=sight, cause=cause, sip_code=sip_code, text=text)
+
+    def _time(self, event: AmiMessage) -> datetime:
+        """Asterisk's own (`timestampevents=yes`), so that a late reader does not shift it; else ours."""
+        try:
+            return datetime.fromtimestamp(float(event.get("Timestamp")), UTC)
+        except ValueError:
+            return self._now()
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isdecimal() else None

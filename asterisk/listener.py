@@ -1,0 +1,178 @@
+"""One listener a node: events in, transitions out, slots freed.
+
+    wait for the role ──▶ connect ──Up──▶ look up what was missed ──▶ listen ──Down──▶ (the link comes back by itself)
+           ▲                                                            │
+           └──────────────── role or database lost ◀────────────────────┘
+
+- The node may be dialled only while its listener says so: `nodes.heard_at` is renewed every 2 s and
+  cleared as soon as the link is down. No ears, no mouth.
+- Events are written in batches, whatever has come while the last batch was being written; the slots
+  of what is over are freed after the commit. A free that fails is made good by the leader's audit.
+- When the database goes away, what was taken and not written is kept and written first when the role
+  is held again; the queue behind it is bounded, and a queue that overflows is a gap like any other.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+
+from asterisk.connection import AmiError, AmiMessage
+from asterisk.events import Interpreter
+from asterisk.link import Down, Link, Up
+from asterisk.reconcile import Reconciler
+from models import ledger
+from models.roles import BEAT_SECONDS, Role, hold
+from models.settings import Node, Settings
+from models.sightings import Attempt, Sight, Sighting, frees_after_cancel
+from models.slots import CANCEL_LINGERS, Away, Slots
+
+logger = structlog.get_logger(__name__)
+
+_BATCH = 500
+_WAKE_EVERY = timedelta(milliseconds=200)
+_LOOK_EVERY = 5.0  # seconds
+_SECOND_LOOKS_EVERY = 1.0
+_HOLD_AGAIN_AFTER = 0.5
+
+
+class Listener:
+    """Hears one node. `run` returns when `stop` is set."""
+
+    def __init__(self, settings: Settings, node: Node, slots: Slots) -> None:
+        self._settings = settings
+        self._node = node
+        self._slots = slots
+        self._unwritten: list[Sighting] = []
+        self._interpreter = Interpreter()
+
+    def run(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            try:
+                with hold(self._settings, f"trunkline-listener:{self._node.name}", stop) as role:
+                    if role is None:
+                        return
+                    logger.info("listening", node=self._node.name, epoch=role.epoch)
+                    with Link(self._node) as link:
+                        self._listen(role, link, stop)
+            except DBAPIError as error:
+                logger.warning("role_lost", node=self._node.name, error=str(error.orig).strip().splitlines()[:1])
+                stop.wait(_HOLD_AGAIN_AFTER)
+
+    def _listen(self, role: Role, link: Link, stop: threading.Event) -> None:
+        self._register(role)
+        reconciler = Reconciler(self._settings, self._node.name, role.connection, link)
+        hearing = False
+        next_beat = next_look = next_second_look = 0.0
+        self._write(role)  # what was taken before the role was lost
+        while not stop.is_set():
+            for item in link.take(at_most=_BATCH, wait=_WAKE_EVERY):
+                match item:
+                    case Up():
+                        self._interpreter = Interpreter()
+                        hearing = self._hear_again(role, link, reconciler)
+                    case Down(reason):
+                        hearing = False
+                        self._say_deaf(role, reason)
+                    case AmiMessage():
+                        sighting = self._interpreter.read(item)
+                        if sighting:
+                            self._unwritten.append(sighting)
+            self._write(role)
+            now = time.monotonic()
+            if now >= next_beat:
+                self._beat(role, hearing)
+                next_beat = now + BEAT_SECONDS / 2
+            if hearing and now >= next_second_look:
+                self._look(reconciler.second_looks)
+                next_second_look = now + _SECOND_LOOKS_EVERY
+            if hearing and now >= next_look:
+                self._look(reconciler.overdue)
+                next_look = now + _LOOK_EVERY
+        self._say_deaf(role, "the listener was stopped")
+
+    def _register(self, role: Role) -> None:
+        with role.connection.begin():
+            role.connection.exec_driver_sql(
+                "INSERT INTO nodes (name, max_calls, listener_epoch) VALUES (%(name)s, %(max_calls)s, %(epoch)s)"
+                " ON CONFLICT (name) DO UPDATE SET max_calls = excluded.max_calls,"
+                " listener_epoch = excluded.listener_epoch, heard_at = NULL, listening_since = NULL",
+                {"name": self._node.name, "max_calls": self._node.max_calls, "epoch": role.epoch},
+            )
+
+    def _hear_again(self, role: Role, link: Link, reconciler: Reconciler) -> bool:
+        """The link is up: says so, and looks up what was missed. False if it broke again meanwhile."""
+        try:
+            startup = link.startup()
+            with role.connection.begin():
+                since: datetime = role.connection.exec_driver_sql(
+                    "UPDATE nodes SET listening_since = clock_timestamp(), core_startup = %(startup)s,"
+                    " started_at = CASE WHEN core_startup <> %(startup)s THEN clock_timestamp() ELSE started_at END"
+                    " WHERE name = %(node)s RETURNING listening_since",
+                    {"node": self._node.name, "startup": startup},
+                ).scalar_one()
+            self._free(reconciler.after_gap(since))
+        except AmiError as error:
+            logger.warning("gap_not_looked_up", node=self._node.name, error=str(error))
+            return False
+        self._beat(role, True)
+        logger.info("hearing", node=self._node.name)
+        return True
+
+    def _say_deaf(self, role: Role, reason: str) -> None:
+        logger.warning("deaf", node=self._node.name, reason=reason)
+        with role.connection.begin():
+            role.connection.exec_driver_sql(
+                "UPDATE nodes SET heard_at = NULL, listening_since = NULL WHERE name = %(node)s", {"node": self._node.name}
+            )
+
+    def _beat(self, role: Role, hearing: bool) -> None:
+        """Keeps the role, and the node dialable while it is heard."""
+        with role.connection.begin():
+            role.connection.exec_driver_sql(
+                "UPDATE nodes SET heard_at = now() WHERE name = %(node)s AND %(hearing)s",
+                {"node": self._node.name, "hearing": hearing},
+            )
+
+    def _write(self, role: Role) -> None:
+        """Writes what was seen; on an error it is kept for the next holder of the role in this process."""
+        if not self._unwritten:
+            return
+        with role.connection.begin():
+            over = ledger.record(role.connection, self._trusted(role), timer_b=self._settings.timer_b)
+        self._unwritten.clear()
+        self._free(over)
+
+    def _trusted(self, role: Role) -> list[Sighting]:
+        """Without the refusals of attempts claimed before everything was heard: those are looked up instead."""
+        refused = [s.attempt_id for s in self._unwritten if s.sight is Sight.NOT_PLACED]
+        if not refused:
+            return self._unwritten
+        heard_whole = set(
+            role.connection.exec_driver_sql(
+                "SELECT a.id FROM attempts a JOIN nodes n ON n.name = a.node"
+                " WHERE a.id = ANY (%(ids)s::uuid[]) AND a.initiated_at > n.listening_since",
+                {"ids": refused},
+            ).scalars()
+        )
+        return [s for s in self._unwritten if s.sight is not Sight.NOT_PLACED or s.attempt_id in heard_whole]
+
+    def _look(self, look: Callable[[], list[Attempt]]) -> None:
+        try:
+            self._free(look())
+        except AmiError as error:  # the link will say that it is down, or the next look will do
+            logger.warning("look_failed", node=self._node.name, error=str(error))
+
+    def _free(self, over: Sequence[Attempt]) -> None:
+        at_once = [row.id for row in over if not frees_after_cancel(row)]
+        later = [row.id for row in over if frees_after_cancel(row)]
+        try:
+            self._slots.free(at_once)
+            self._slots.free(later, linger=CANCEL_LINGERS)
+        except Away as error:
+            logger.warning("slots_not_freed", node=self._node.name, attempts=len(over), error=str(error))

@@ -1,0 +1,197 @@
+"""The truth about an open attempt after a gap (invariant 5). Nothing is guessed.
+
+    a live channel ───────────────────────────────▶ carry on
+    an outcome in Asterisk's CEL ─────────────────▶ that outcome
+    a channel was made (CEL, mark, an event) ─────▶ unknown
+    the node has restarted since the claim ───────▶ unknown
+    nothing of all this ──▶ withdraw (the gate closes) ──2 s──▶ look again ──▶ the call is scheduled
+
+"No channel now" alone proves nothing: an Asterisk whose Postgres hangs says Success and dials a
+minute later. It is the gate that makes the verdict safe, and the second look that finds a channel
+which passed the gate just before it closed.
+
+Verdicts from absence need the listener's role: they are written through the connection that holds it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import structlog
+from sqlalchemy import Connection
+
+from asterisk.link import Link
+from asterisk.marks import mark_family
+from models import ledger
+from models.outcome import Disposition, explain
+from models.settings import Settings
+from models.sightings import Attempt, Sight, Sighting
+from models.statements import statement
+from models.statuses import DIALABLE, Status
+
+logger = structlog.get_logger(__name__)
+
+SECOND_LOOK_AFTER = timedelta(seconds=2)
+IN_HAND = timedelta(seconds=3)
+"""A claim younger than this may still be on its way to Asterisk."""
+
+SILENT_FOR = timedelta(seconds=10)
+_OVERTIME = timedelta(seconds=30)
+_SIGHTS = {"CHAN_START": Sight.CHANNEL, "ANSWER": Sight.ANSWERED, "HANGUP": Sight.ENDED}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """What Asterisk knows of some attempts, in memory, in its database and in its CEL."""
+
+    sightings: list[Sighting]
+    live: frozenset[UUID]
+    ended: frozenset[UUID]
+    made: frozenset[UUID]  #: a channel was made, whether or not it is there still
+
+
+class Reconciler:
+    """Looks up the attempts of one node. Every method commits by itself and returns the attempts whose slots are to be freed."""
+
+    def __init__(self, settings: Settings, node: str, connection: Connection, link: Link) -> None:
+        self._settings = settings
+        self._node = node
+        self._connection = connection
+        self._link = link
+
+    def after_gap(self, heard_since: datetime) -> list[Attempt]:
+        """Everything that was open before the listener heard everything."""
+        return self._look_up(heard_since)
+
+    def overdue(self) -> list[Attempt]:
+        """Whatever has been silent, or up, for longer than it can be."""
+        return self._look_up(None)
+
+    def _look_up(self, heard_since: datetime | None) -> list[Attempt]:
+        longest = self._settings.ring_timeout + self._settings.longest_call + _OVERTIME
+        with self._connection.begin():
+            ids = list(
+                self._connection.exec_driver_sql(
+                    statement("overdue_attempts"),
+                    {
+                        "node": self._node,
+                        "since": heard_since,
+                        "silent_for": SILENT_FOR,
+                        "in_hand": IN_HAND,
+                        "longest": longest,
+                    },
+                ).scalars()
+            )
+        if not ids:
+            return []
+        found = self._find(ids)
+        with self._connection.begin():
+            over = ledger.record(self._connection, found.sightings, timer_b=self._settings.timer_b)
+            started_at = self._connection.exec_driver_sql(
+                "SELECT started_at FROM nodes WHERE name = %(node)s", {"node": self._node}
+            ).scalar()
+            missing = [id for id in ids if id not in found.live and id not in found.ended]
+            rows = ledger.lock_attempts(self._connection, missing).values()
+            ledger.write(
+                self._connection, [self._verdict(row, found, started_at) for row in rows if row.status in DIALABLE]
+            )
+        logger.info("looked_up", node=self._node, attempts=len(ids), live=len(found.live), missing=len(missing))
+        return over
+
+    def _verdict(self, row: Attempt, found: _Found, started_at: datetime | None) -> ledger.Change:
+        """On an attempt that has neither a channel nor an outcome."""
+        now = datetime.now(UTC)
+        claimed_at = row.initiated_at or now
+        if started_at is not None and started_at > claimed_at:
+            longest = claimed_at + self._settings.ring_timeout + self._settings.longest_call
+            return _lost(row, now, hold_until=max(longest, now))
+        if row.id in found.made or row.channel_at or row.ringing_at or row.answered_at:
+            return _lost(row, now, hold_until=now + self._settings.lost_call_hold)
+        withdrawn = replace(
+            row,
+            status=Status.WITHDRAWN,
+            disposition=Disposition.CANCELED.value if row.stop_requested_at else None,
+            explanation="Claimed, but Asterisk never made a channel for it: given back after a second look.",
+            ended_at=now,
+            hold_until=now + SECOND_LOOK_AFTER,
+        )
+        return ledger.Change(attempt=withdrawn, follow=False)
+
+    def second_looks(self) -> list[Attempt]:
+        """Verdicts that are old enough: the calls of those that still left no trace are scheduled again."""
+        with self._connection.begin():
+            ids = list(self._connection.exec_driver_sql(statement("second_looks"), {"node": self._node}).scalars())
+        if not ids:
+            return []
+        found = self._find(ids)
+        now = datetime.now(UTC)
+        with self._connection.begin():
+            over = ledger.record(self._connection, found.sightings, timer_b=self._settings.timer_b)
+            still = [
+                row for row in ledger.lock_attempts(self._connection, ids).values() if row.status is Status.WITHDRAWN
+            ]
+            lost = [row for row in still if row.id in found.made]
+            gone = [row for row in still if row.id not in found.made]
+            hold_until = now + self._settings.lost_call_hold
+            ledger.write(self._connection, [_lost(row, now, hold_until=hold_until) for row in lost])
+            ledger.give_back(self._connection, [row.id for row in gone])
+        logger.info("looked_again", node=self._node, attempts=len(ids), given_back=len(gone), lost=len(lost))
+        return over + gone
+
+    def _find(self, ids: Sequence[UUID]) -> _Found:
+        """Channels first, then CEL, then marks: what ends in between is found by the later look."""
+        now = datetime.now(UTC)
+        channels = self._link.channels()
+        sightings: list[Sighting] = []
+        for id in ids:
+            if id in channels:
+                sightings.append(Sighting(attempt_id=id, at=now, sight=Sight.CHANNEL))
+                sight = {"Ringing": Sight.RINGING, "Up": Sight.ANSWERED}.get(channels[id])
+                if sight:
+                    sightings.append(Sighting(attempt_id=id, at=now, sight=sight))
+        made: set[UUID] = set()
+        ended: set[UUID] = set()
+        with self._connection.begin():
+            rows = self._connection.exec_driver_sql(
+                statement("cel_of_attempts"), {"ids": [str(id) for id in ids]}
+            ).all()
+            claimed = {row.id: row.initiated_at for row in ledger.lock_attempts(self._connection, ids).values()}
+        for uniqueid, eventtype, eventtime, extra in rows:
+            id = UUID(uniqueid)
+            made.add(id)
+            sight = _SIGHTS[eventtype]
+            if sight is Sight.ENDED:
+                ended.add(id)
+            sightings.append(Sighting(attempt_id=id, at=eventtime, sight=sight, cause=_hangup_cause(extra)))
+        for id in ids:
+            claimed_at = claimed.get(id)
+            if id not in channels and id not in made and claimed_at:
+                if self._link.has_mark(mark_family(claimed_at), id):
+                    made.add(id)
+        return _Found(
+            sightings=sightings, live=frozenset(channels) - ended, ended=frozenset(ended), made=frozenset(made)
+        )
+
+
+def _lost(row: Attempt, now: datetime, *, hold_until: datetime) -> ledger.Change:
+    return ledger.Change(
+        attempt=replace(
+            row,
+            status=Status.UNKNOWN,
+            disposition=Disposition.LOST.value,
+            explanation=explain(Disposition.LOST),
+            ended_at=now,
+            hold_until=hold_until,
+        )
+    )
+
+
+def _hangup_cause(extra: str | None) -> int | None:
+    try:
+        return int(json.loads(extra or "{}")["hangupcause"])
+    except (ValueError, KeyError, TypeError):
+        return None
