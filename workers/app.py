@@ -1,0 +1,54 @@
+"""The Celery app, as `celery-redis` has to be set up to be trusted.
+
+Messages may vanish or come twice (kombu #305, celery #4354): the ledger publishes again what it still
+shows as queued, and the claim makes a second delivery harmless. So acknowledgement is early, and there
+is no countdown, no ETA, no retry and no result.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+
+from models.settings import Settings
+
+QUEUE = "trunkline"
+_REDIS = {
+    "socket_timeout": 5,
+    "socket_connect_timeout": 5,
+    "socket_keepalive": True,
+    "health_check_interval": 5,
+    "retry_on_timeout": True,
+    "visibility_timeout": 3600,
+    "global_keyprefix": "{trunkline}:broker:",
+}
+_PUBLISH = {"max_retries": 1, "interval_start": 0.1, "interval_step": 0.1, "interval_max": 0.2}
+
+
+def make_app(settings: Settings) -> Celery:
+    """An app on the broker of these settings; without a broker address it can only be inspected."""
+    app = Celery("trunkline", include=["workers.tasks"], set_as_current=False)
+    options: dict[str, Any] = dict(
+        broker_url=settings.redis_url.get_secret_value() if settings.redis_url else None,
+        broker_transport_options=_REDIS,
+        broker_connection_retry_on_startup=True,
+        broker_connection_timeout=5,
+        result_backend=None,
+        task_ignore_result=True,
+        task_serializer="json",
+        accept_content=["json"],
+        task_default_queue=QUEUE,
+        task_acks_late=False,
+        task_publish_retry=True,
+        task_publish_retry_policy=_PUBLISH,
+        worker_prefetch_multiplier=1,
+        worker_send_task_events=True,
+        worker_soft_shutdown_timeout=5,
+        worker_hijack_root_logger=False,
+        worker_enable_remote_control=True,
+        enable_utc=True,
+        timezone="UTC",
+    )
+    app.conf.update(options)
+    return app

@@ -1,0 +1,32 @@
+"""Puts attempts into the workers' queue. Ids only, after the commit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from celery import Celery
+
+from workers.tasks import ORIGINATE
+
+MOST_A_TASK = 16
+SINGLY_UP_TO = 4
+"""So few are published one a task, so that idle workers share them; more go together, which costs less a call."""
+
+
+class Publisher:
+    """Keeps one producer. Not thread-safe.
+
+    Raises kombu's OperationalError when the broker does not take a task within its bounds; the ledger
+    still shows those attempts as queued, and the leader's sweep publishes them again.
+    """
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+
+    def __call__(self, attempt_ids: Sequence[UUID]) -> None:
+        size = 1 if len(attempt_ids) <= SINGLY_UP_TO else MOST_A_TASK
+        with self._app.producer_or_acquire() as producer:
+            for at in range(0, len(attempt_ids), size):
+                ids = [str(id) for id in attempt_ids[at : at + size]]
+                self._app.send_task(ORIGINATE, args=[ids], producer=producer, ignore_result=True)
