@@ -1,0 +1,35 @@
+# Everything a person or CI does with this checkout. `make` alone lists it.
+
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+NAME ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+
+setup: ## make .venv from the lock and fetch Asterisk (PYTHON=... picks the interpreter)
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("trunkline needs Python 3.11 or newer; this is " + sys.version.split()[0] + ": make setup PYTHON=/path/to/python3")'
+	@PYTHONDONTWRITEBYTECODE=1 $(PYTHON) -m deploy.bootstrap
+
+demo: setup ## dial a small campaign through a carrier of our own, on this machine
+	@$(BIN)/trunkline demo $(ARGS)
+
+test: setup lint ## lint, types and all tests (ARGS="-k word" picks some)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: setup ## measure (NAME=... picks one)
+	@$(BIN)/python -m tests.bench $(NAME)
+
+clean: ## stop what runs here, then remove .venv, .trunkline and caches (not the shared Debian tree)
+	@if [ -d .trunkline ] && [ -x $(BIN)/trunkline ]; then $(BIN)/trunkline down || true; fi
+	rm -rf .venv .trunkline .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,269 @@
+"""An Asterisk in a directory, run from a private tree of packages.
+
+Its configuration is rendered anew at every start from the files in `asterisk/etc`, where `@NAME@`
+stands for a value (the dialplan has its own use for `${...}`). The rendered files hold passwords and
+can be read by their owner only.
+
+    DIRECTORY/
+        etc/      rendered
+        lib/      Asterisk's own database, with the marks of attempts; survives a restart
+        data/     sounds/en and the documentation, linked into the tree; sounds/custom is yours
+        ca.crt    the authorities that a carrier's TLS certificate is checked by
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import resource
+import socket
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from deploy.debian import LIBRARIES, Tree, tree_command, unprivileged
+from deploy.embedded.passwords import write_private
+from deploy.part import Part
+from models.errors import Invalid, Unavailable
+from models.settings import Login
+
+OPEN_FILES = 65_536
+SHORTEST_TIMER_T1 = 100  # pjsip resets a lower one
+SOCKET_PATH_LIMIT = 107
+MACHINE_AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
+# Files that Asterisk complains about when they are missing: the package's own defaults, or nothing to say.
+PACKAGED = ("amd.conf", "confbridge.conf", "indications.conf", "stasis.conf")
+NOTHING_TO_SAY = ("acl.conf", "ccss.conf", "features.conf", "http.conf", "pjproject.conf", "udptl.conf")
+LEDGER = ("ps_endpoints", "ps_auths", "ps_aors", "asterisk_call_context", "cel")
+SOUNDS = "usr/share/asterisk/sounds/en_US_f_Allison"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Database:
+    """The login that reads the views `ps_*` and writes the table `cel`."""
+
+    host: str
+    port: int
+    name: str
+    user: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asterisk:
+    """One Asterisk: SIP over UDP and TCP at `sip_host:sip_port`, over TLS one port above it."""
+
+    tree: Tree
+    directory: Path
+    database: Database
+    ami_port: int
+    listener: Login
+    sender: Login
+    sip_host: str = "127.0.0.1"
+    sip_port: int = 5060
+    rtp_start: int = 10_000
+    rtp_end: int = 10_399
+    timer_t1_ms: int = 100
+    external_address: str | None = None
+    local_networks: tuple[str, ...] = ()
+    dialplan_file: Path | None = None
+    authorities: Path | None = None
+    """The certificates of authorities to trust over TLS; the machine's when None."""
+
+    @property
+    def max_calls(self) -> int:
+        """Two ports a call: the outer wall, which Asterisk itself keeps."""
+        return (self.rtp_end - self.rtp_start + 1) // 2
+
+    @property
+    def etc(self) -> Path:
+        return self.directory.absolute() / "etc"
+
+    def prepare(self) -> None:
+        """Make the directories and render the configuration; what Asterisk stored itself stays.
+
+        Raises `Invalid` for a dialplan file or a timer that cannot be used.
+        """
+        if self.timer_t1_ms < SHORTEST_TIMER_T1:
+            raise Invalid("TRUNKLINE_SIP_TIMER_T1_MS", f"Asterisk takes no less than {SHORTEST_TIMER_T1}")
+        home = self.directory.absolute()
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for name in (
+            "etc",
+            "lib",
+            "keys",
+            "cache",
+            "spool",
+            "log",
+            "run",
+            "data/sounds/custom",
+            "data/moh",
+            "data/agi-bin",
+        ):
+            (home / name).mkdir(parents=True, exist_ok=True)
+        _link(home / "data/sounds/en", self.tree.root / SOUNDS)
+        _link(home / "data/documentation", self.tree.root / "usr/share/asterisk/documentation")
+        write_private(home / "ca.crt", self._authorities())
+        for name in PACKAGED:
+            write_private(self.etc / name, (self.tree.root / "etc/asterisk" / name).read_text())
+        for name in NOTHING_TO_SAY:
+            write_private(self.etc / name, "; the defaults\n")
+        values = self._values()
+        for template in (resources.files("asterisk") / "etc").iterdir():
+            if template.name.endswith(".conf"):
+                write_private(self.etc / template.name, render(template.read_text(), values))
+
+    def part(self) -> Part:
+        asterisk = tree_command(self.tree, "usr/sbin/asterisk")
+        return Part(
+            name="asterisk",
+            argv=[*unprivileged(), *asterisk, "-f", "-n", "-C", str(self.etc / "asterisk.conf")],
+            # CEL writes times without a zone, in UTC; the session must read them as that.
+            env={"TZ": "UTC", "PGTZ": "UTC"},
+            log=self.directory / "asterisk.log",
+            cwd=self.directory,
+            ready=self._greets,
+            before_start=self._require_ledger,
+            stop_timeout=15,
+        )
+
+    def _require_ledger(self) -> None:
+        """What Asterisk reads once, at its start, is there.
+
+        An Asterisk that meets no Postgres or no table `cel` when it starts reconnects later, but has
+        learnt no columns: it tries `INSERT INTO cel () VALUES ()` for the rest of its life, and every
+        call looks as if it had never been made.
+        """
+        database = self.database
+        try:
+            with psycopg.connect(
+                host=database.host,
+                port=database.port,
+                dbname=database.name,
+                user=database.user,
+                password=database.password,
+                connect_timeout=5,
+            ) as connection:
+                for relation in LEDGER:
+                    connection.execute(sql.SQL("SELECT FROM {} LIMIT 0").format(sql.Identifier(relation)))
+        except psycopg.Error as error:
+            reason = str(error).strip().splitlines()[0]
+            raise Unavailable(f"asterisk cannot start before its tables in Postgres are there: {reason}") from error
+
+    def _greets(self) -> bool:
+        """AMI says hello. It does so while Asterisk still boots: FullyBooted tells when it may dial."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.ami_port), timeout=0.5) as link:
+                return link.recv(64).startswith(b"Asterisk Call Manager")
+        except OSError:
+            return False
+
+    def _values(self) -> dict[str, str]:
+        return {
+            "ETC": _value(self.etc),
+            "DIRECTORY": _value(self.directory.absolute()),
+            "RUN": _value(self._run_directory()),
+            "MODULES": _value(self.tree.root / LIBRARIES / "asterisk/modules"),
+            "MAX_FILES": str(_open_files()),
+            "TIMER_T1": str(self.timer_t1_ms),
+            "TIMER_B": str(64 * self.timer_t1_ms),
+            "SIP_HOST": _value(self.sip_host),
+            "SIP_PORT": str(self.sip_port),
+            "TLS_PORT": str(self.sip_port + 1),
+            "CA_FILE": _value(self.directory.absolute() / "ca.crt"),
+            "NAT": self._behind_nat(),
+            "DB_HOST": _value(self.database.host),
+            "DB_PORT": str(self.database.port),
+            "DB_NAME": _value(self.database.name),
+            "DB_USER": _value(self.database.user),
+            "DB_PASSWORD": _value(self.database.password),
+            "RTP_START": str(self.rtp_start),
+            "RTP_END": str(self.rtp_end),
+            "AMI_PORT": str(self.ami_port),
+            "LISTENER_USER": _value(self.listener.username),
+            "LISTENER_SECRET": _value(self.listener.secret),
+            "SENDER_USER": _value(self.sender.username),
+            "SENDER_SECRET": _value(self.sender.secret),
+            "DIALPLAN_INCLUDE": self._dialplan_include(),
+        }
+
+    def _behind_nat(self) -> str:
+        lines = [f"local_net = {_value(network)}\n" for network in self.local_networks]
+        if self.external_address:
+            address = _value(self.external_address)
+            lines += [f"external_signaling_address = {address}\n", f"external_media_address = {address}\n"]
+        return "".join(lines)
+
+    def _dialplan_include(self) -> str:
+        if self.dialplan_file is None:
+            return ""
+        file = self.dialplan_file.absolute()
+        try:
+            text = file.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise Invalid("TRUNKLINE_DIALPLAN_FILE", f"{file} cannot be read") from error
+        if re.search(r"^\s*\[trunkline-", text, re.MULTILINE):
+            raise Invalid("TRUNKLINE_DIALPLAN_FILE", "the names of contexts that begin with trunkline- are taken")
+        return f'#include "{_value(file)}"'
+
+    def _run_directory(self) -> Path:
+        """Where the control socket lies: elsewhere if its path would be too long, since Asterisk cuts it off."""
+        home = self.directory.absolute()
+        if len(os.fsencode(home / "run/asterisk.ctl")) <= SOCKET_PATH_LIMIT:
+            return home / "run"
+        short = hashlib.sha256(os.fsencode(home)).hexdigest()[:12]
+        run = Path(tempfile.gettempdir()) / f"trunkline-{os.geteuid()}-{short}"
+        run.mkdir(mode=0o700, exist_ok=True)
+        if run.stat().st_uid != os.geteuid():
+            raise Unavailable(
+                f"{run} belongs to somebody else, and {home} is too deep for a socket: choose a shorter TRUNKLINE_HOME"
+            )
+        return run
+
+    def _authorities(self) -> str:
+        for file in (self.authorities, MACHINE_AUTHORITIES):
+            if file is not None:
+                with suppress(OSError):
+                    return file.read_text()
+        # The package's own list, which only its maintainer script would have put together.
+        found = sorted((self.tree.root / "usr/share/ca-certificates").rglob("*.crt"))
+        return "".join(certificate.read_text() for certificate in found)
+
+
+def render(template: str, values: Mapping[str, str]) -> str:
+    """The template with every `@NAME@` replaced. Raises `KeyError` for a name without a value."""
+    return re.sub(r"@([A-Z][A-Z0-9_]*)@", lambda match: values[match[1]], template)
+
+
+def _value(value: object) -> str:
+    """Safe as the value of one option: Asterisk takes `;` for a comment and a line's end for its end.
+
+    Raises `Invalid` for what cannot be written.
+    """
+    text = str(value)
+    if re.search(r'[\x00-\x1f\x7f"]', text) or text != text.strip():
+        raise Invalid(
+            "asterisk",
+            f"a value of its configuration has a quote, a control character or outer spaces ({len(text)} long)",
+        )
+    return text.replace("\\;", "\\\\;").replace(";", "\\;")
+
+
+def _link(link: Path, target: Path) -> None:
+    aside = link.with_name(link.name + ".new")
+    aside.unlink(missing_ok=True)
+    aside.symlink_to(target)
+    aside.replace(link)
+
+
+def _open_files() -> int:
+    """As many as a call needs a dozen of, within what this machine lets us have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)

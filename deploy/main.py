@@ -1,0 +1,92 @@
+"""The command `trunkline`: the operator's commands, and those that run things on this machine."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from models.settings import read_settings
+from scheduler.cli.app import app
+from scheduler.cli.app import main as run_app
+
+run_commands = typer.Typer(no_args_is_help=True, help="Run one process of trunkline, under a service manager of yours.")
+app.add_typer(run_commands, name="run")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+@app.command()
+def up(
+    detached: Annotated[bool, typer.Option("--detach", help="Return when everything is up, and leave it running.")] = False,
+) -> None:
+    """Start everything that is not running elsewhere: Postgres, Valkey, Asterisk, scheduler, workers, Flower."""
+    from deploy.stack import Stack
+    from deploy.supervisor import Supervisor, detach
+
+    settings = read_settings()
+    if detached:
+        detach(settings.home, [sys.executable, "-m", "deploy.main", "up"], _say)
+        return
+    follow = (lambda name, line: print(f"{name:<16} {line}", flush=True)) if sys.stdout.isatty() else None
+    Supervisor(stack=Stack(settings=settings), say=_say, follow=follow).run()
+
+
+@app.command()
+def down(
+    hang_up: Annotated[
+        bool | None, typer.Option("--hang-up/--wait", help="End the calls that are up, or wait for them (asked on a terminal).")
+    ] = None,
+) -> None:
+    """Stop what `trunkline up` started. Nothing is lost: what was not dialled is dialled after the next `up`."""
+    from deploy.supervisor import take_down
+
+    settings = read_settings()
+    if hang_up is None:
+        hang_up = sys.stdin.isatty() and typer.confirm("Hang up the calls that are up (otherwise wait for them)?")
+    if not take_down(settings.home, hang_up=hang_up, say=_say):
+        _say(f"trunkline is not up in {settings.home}")
+
+
+@app.command()
+def demo() -> None:
+    """Dial a campaign of a few hundred people through a carrier of our own, on this machine only."""
+    from deploy.demo import run_demo
+
+    raise typer.Exit(run_demo(read_settings(), _say))
+
+
+@run_commands.command("scheduler")
+def run_scheduler() -> None:
+    """Grants calls; several may run, one leads."""
+    from deploy.processes import run_scheduler
+
+    run_scheduler(read_settings())
+
+
+@run_commands.command("listener")
+def run_listener(node: Annotated[str, typer.Argument(help="The name of the Asterisk node.")]) -> None:
+    """Hears one Asterisk node; several may run, one listens."""
+    from deploy.processes import run_listener
+
+    run_listener(read_settings(), node)
+
+
+@run_commands.command("worker")
+def run_worker() -> None:
+    """Places the calls that were granted: a Celery worker."""
+    from deploy.processes import run_worker
+
+    run_worker(read_settings(), str(Path(sys.executable)))
+
+
+def main() -> None:
+    run_app(app)
+
+
+if __name__ == "__main__":
+    main()

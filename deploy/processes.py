@@ -1,0 +1,70 @@
+"""Our own processes, each run by `trunkline run`: alone under a service manager, or under `trunkline up`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import structlog
+
+from asterisk.listener import Listener
+from models.errors import NotFound, Unavailable
+from models.logs import configure
+from models.settings import Settings
+from models.slots import Slots, connect
+from scheduler.leader import Leader
+from workers.app import make_app
+from workers.publish import Publisher
+
+logger = structlog.get_logger(__name__)
+
+
+def stop_on_signals() -> threading.Event:
+    """Set by SIGTERM and SIGINT: finish what is in hand, then return."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def run_scheduler(settings: Settings) -> None:
+    """Leads, or stands by for whoever leads."""
+    configure(settings.log_level)
+    Leader(settings, _redis_url(settings), Publisher(make_app(settings))).run(stop_on_signals())
+
+
+def run_listener(settings: Settings, node_name: str) -> None:
+    """Hears one node, or stands by for whoever does."""
+    configure(settings.log_level)
+    node = next((node for node in settings.nodes if node.name == node_name), None)
+    if node is None:
+        raise NotFound("node", node_name)
+    Listener(settings, node, Slots(connect(_redis_url(settings)))).run(stop_on_signals())
+
+
+def worker_command(settings: Settings, python: str) -> list[str]:
+    """The words that start a Celery worker. Threads: a task waits for Postgres and AMI, not for the processor."""
+    words = [python, "-m", "celery", "-A", "workers.main", "worker", "--pool", "threads", "--loglevel", "WARNING"]
+    return [
+        *words,
+        "--concurrency",
+        str(settings.worker_threads),
+        "--queues",
+        "trunkline",
+        "--without-mingle",
+        "--without-gossip",
+    ]
+
+
+def run_worker(settings: Settings, python: str) -> None:
+    """Becomes a Celery worker."""
+    _redis_url(settings)
+    words = [*worker_command(settings, python), "--hostname", f"worker-{os.getpid()}@%h"]
+    os.execv(python, words)  # noqa: S606 - the words are ours, and no shell is needed
+
+
+def _redis_url(settings: Settings) -> str:
+    if settings.redis_url is None:
+        raise Unavailable("Redis: not running; start trunkline with `trunkline up`, or set TRUNKLINE_REDIS_URL")
+    return settings.redis_url.get_secret_value()

@@ -1,0 +1,224 @@
+"""Everything that runs on one machine, in the order in which it starts; later parts need earlier ones.
+
+    postgres → migrations, logins → valkey → asterisk → scheduler, a listener a node, workers, flower
+
+Postgres, Redis and Asterisk are yours where their address is set; otherwise embedded ones run under
+`TRUNKLINE_HOME`. What was started is written to `TRUNKLINE_HOME/runtime.json` (0600), where commands
+in other shells find it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psycopg
+from psycopg import sql
+
+from deploy.debian import Tree, provide
+from deploy.embedded.asterisk import Asterisk, Database
+from deploy.embedded.passwords import password, write_private
+from deploy.embedded.postgres import Postgres
+from deploy.embedded.valkey import Valkey
+from deploy.part import Part, accepts, free_port
+from deploy.processes import worker_command
+from models.database import migrate
+from models.errors import Unavailable
+from models.settings import Login, Node, Settings
+
+NODE = "local"
+_RTP_PORTS = 2 * 400
+_FLOWER_USER = "trunkline"
+# Celery warns of running as root, for pickle's sake; ours takes JSON only
+_ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore"}
+
+
+@dataclass(kw_only=True)
+class Stack:
+    """What `trunkline up` runs. Each part that `parts` yields has to be up before the next is asked for."""
+
+    settings: Settings
+    """As the user set them: without what an earlier run wrote down."""
+    tree: Tree | None = None
+    """The tree to run Asterisk from; found or fetched when None."""
+    runtime: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def home(self) -> Path:
+        return self.settings.home
+
+    @property
+    def passwords(self) -> Path:
+        return self.home / "passwords.json"
+
+    def parts(self) -> Iterator[Part]:
+        """Every part in turn. Raises TrunklineError when one cannot be prepared."""
+        self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        yield from self._postgres()
+        owner_url = self._owner_url()
+        migrate(owner_url)
+        self._make_logins(owner_url)
+        yield from self._redis()
+        yield from self._asterisk(owner_url)
+        self._write_runtime()
+        yield from self._own_processes()
+
+    def _postgres(self) -> Iterator[Part]:
+        if self.settings.database_url is not None:
+            return
+        postgres = Postgres(
+            directory=self.home / "postgres", port=self._port("postgres", 5433), passwords=self.passwords
+        )
+        postgres.prepare()
+        yield postgres.part()
+        self.runtime["database_owner_url"] = postgres.owner_url
+        self.runtime["database_url"] = postgres.url("trunkline", password(self.passwords, "trunkline"))
+
+    def _owner_url(self) -> str:
+        for url in (self.settings.database_owner_url, self.settings.database_url):
+            if url is not None:
+                return url.get_secret_value()
+        return self.runtime["database_owner_url"]
+
+    def _make_logins(self, owner_url: str) -> None:
+        if "database_url" in self.runtime:
+            ensure_login(owner_url, "trunkline", password(self.passwords, "trunkline"), "trunkline_services")
+
+    def _redis(self) -> Iterator[Part]:
+        if self.settings.redis_url is not None:
+            return
+        valkey = Valkey(directory=self.home / "valkey", port=self._port("valkey", 6380), passwords=self.passwords)
+        valkey.prepare()
+        yield valkey.part()
+        self.runtime["redis_url"] = valkey.url
+
+    def _asterisk(self, owner_url: str) -> Iterator[Part]:
+        if self.settings.asterisk_nodes is not None:
+            return
+        tree = self.tree or provide()
+        # one cluster may serve several checkouts: each Asterisk has a login of its own
+        login = "trunkline_asterisk_" + hashlib.sha256(str(self.home).encode()).hexdigest()[:8]
+        ensure_login(owner_url, login, password(self.passwords, "asterisk_database"), "trunkline_asterisk")
+        database = urlsplit(owner_url)
+        sip_host, _, sip_port = self.settings.sip_bind.partition(":")
+        rtp_start = self._port("rtp", 10_000 + 2 * secrets.randbelow(10_000))
+        asterisk = Asterisk(
+            tree=tree,
+            directory=self.home / "asterisk",
+            database=Database(
+                host=database.hostname or "127.0.0.1",
+                port=database.port or 5432,
+                name=database.path.strip("/"),
+                user=login,
+                password=password(self.passwords, "asterisk_database"),
+            ),
+            ami_port=self._port("ami", 5038),
+            listener=Login(username="trunkline-listener", secret=password(self.passwords, "ami_listener")),
+            sender=Login(username="trunkline-sender", secret=password(self.passwords, "ami_sender")),
+            sip_host=sip_host,
+            sip_port=self._port("sip", int(sip_port or 5060), host=sip_host, span=2),  # TLS is one above
+            rtp_start=rtp_start,
+            rtp_end=rtp_start + _RTP_PORTS - 1,
+            timer_t1_ms=self.settings.sip_timer_t1_ms,
+            external_address=self.settings.external_address,
+            local_networks=tuple(n.strip() for n in self.settings.local_networks.split(",") if n.strip()),
+            dialplan_file=self.settings.dialplan_file,
+        )
+        asterisk.prepare()
+        yield asterisk.part()
+        self.runtime["asterisk_nodes"] = str(
+            Node(
+                name=NODE,
+                host="127.0.0.1",
+                port=asterisk.ami_port,
+                listener=asterisk.listener,
+                sender=asterisk.sender,
+                max_calls=asterisk.max_calls,
+            )
+        )
+
+    def _own_processes(self) -> Iterator[Part]:
+        settings = Settings(home=self.home)
+        trunkline = [sys.executable, "-m", "deploy.main", "run"]
+        yield self._own("scheduler", [*trunkline, "scheduler"])
+        for node in settings.nodes:
+            yield self._own(f"listener-{node.name}", [*trunkline, "listener", node.name])
+        for number in range(1, settings.workers + 1):
+            words = [*worker_command(settings, sys.executable), "--hostname", f"worker{number}@trunkline"]
+            yield self._own(f"worker-{number}", words)
+        yield self._flower()
+
+    def _own(self, name: str, words: list[str]) -> Part:
+        return Part(
+            name=name,
+            argv=words,
+            env=_ENVIRONMENT | {"TRUNKLINE_HOME": str(self.home)},
+            log=self.home / "log" / f"{name}.log",
+            cwd=self.home,
+            ready=lambda: True,  # they find what they need by themselves, and wait for it
+            stop_timeout=20,
+        )
+
+    def _flower(self) -> Part:
+        port = self._port("flower", 5555)
+        secret = password(self.passwords, "flower")
+        configuration = self.home / "flower" / "flowerconfig.py"
+        configuration.parent.mkdir(exist_ok=True, mode=0o700)
+        # a file, not words: what is in argv every user of the machine can read
+        write_private(
+            configuration,
+            f"address = '127.0.0.1'\nport = {port}\nbasic_auth = ['{_FLOWER_USER}:{secret}']\n"
+            f"persistent = False\nmax_tasks = 20000\nlogging = 'warning'\ncookie_secret = '{password(self.passwords, 'flower_cookie')}'\n",
+        )
+        self.runtime["flower_url"] = f"http://{_FLOWER_USER}:{secret}@127.0.0.1:{port}/"
+        self._write_runtime()
+        words = [sys.executable, "-m", "celery", "-A", "workers.main", "flower", f"--conf={configuration}"]
+        return Part(
+            name="flower",
+            argv=words,
+            env=_ENVIRONMENT | {"TRUNKLINE_HOME": str(self.home)},
+            log=self.home / "log" / "flower.log",
+            cwd=configuration.parent,
+            ready=lambda: accepts(port),
+        )
+
+    def _port(self, name: str, default: int, host: str = "127.0.0.1", *, span: int = 1) -> int:
+        """The default if it is free, else another; the same again as long as this home is used, if it still is."""
+        file = self.home / "ports.json"
+        try:
+            known = json.loads(file.read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            known = {}
+        known[name] = free_port(int(known.get(name, default)), host, span=span)
+        write_private(file, json.dumps(known, indent=1) + "\n")
+        return int(known[name])
+
+    def _write_runtime(self) -> None:
+        write_private(self.home / "runtime.json", json.dumps(self.runtime, indent=1) + "\n")
+
+
+def ensure_login(owner_url: str, name: str, secret: str, role: str) -> None:
+    """A login that is a member of `role`, with this password.
+
+    Raises Unavailable if the owner may not make one.
+    """
+    try:
+        with psycopg.connect(owner_url, connect_timeout=5, autocommit=True) as connection:
+            known = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [name]).fetchone()
+            verb = sql.SQL("ALTER") if known else sql.SQL("CREATE")
+            connection.execute(
+                sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(verb, sql.Identifier(name), sql.Literal(secret))
+            )
+            connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(role), sql.Identifier(name)))
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise Unavailable(
+            f"Postgres: the owner of the database needs CREATEROLE to make the login {name!r} for the embedded Asterisk"
+        ) from error
+    except psycopg.OperationalError as error:
+        raise Unavailable(f"Postgres does not answer: {str(error).strip().splitlines()[-1]}") from error

@@ -1,0 +1,91 @@
+"""Real services for the tests: each starts once a session, each test gets a database of its own."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import Engine
+
+from deploy.embedded.postgres import Postgres
+from deploy.part import free_port, running
+from models.database import migrate, open_engine
+from models.settings import Settings
+from tests.integration.system import System
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostgresServer:
+    """A Postgres on which a test may create databases, as its superuser."""
+
+    owner_url: str
+
+    def url(self, database: str) -> str:
+        return urlunsplit(urlsplit(self.owner_url)._replace(path=f"/{database}"))
+
+    def execute(self, statement: str) -> None:
+        with psycopg.connect(self.owner_url, autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Database:
+    """A migrated, empty database; `engine` acts as the services' role, `owner_url` as the superuser."""
+
+    owner_url: str
+    settings: Settings
+    engine: Engine
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """The embedded Postgres, or the one in TRUNKLINE_TEST_DATABASE_OWNER_URL, which starts faster."""
+    given = os.environ.get("TRUNKLINE_TEST_DATABASE_OWNER_URL")
+    if given:
+        yield PostgresServer(owner_url=given)
+        return
+    directory = tmp_path_factory.mktemp("postgres")
+    server = Postgres(directory=directory / "postgres", port=free_port(), passwords=directory / "passwords.json")
+    server.prepare()
+    with running(server.part()):
+        yield PostgresServer(owner_url=server.owner_url)
+
+
+@pytest.fixture(scope="session")
+def template_database(postgres: PostgresServer) -> Iterator[str]:
+    """The name of a database that was migrated once, to be copied."""
+    name = f"template_{secrets.token_hex(6)}"
+    postgres.execute(f"CREATE DATABASE {name}")
+    try:
+        migrate(postgres.url(name))
+        yield name
+    finally:
+        postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def database(postgres: PostgresServer, template_database: str, tmp_path: Path) -> Iterator[Database]:
+    name = f"test_{secrets.token_hex(6)}"
+    postgres.execute(f"CREATE DATABASE {name} TEMPLATE {template_database}")
+    url = SecretStr(postgres.url(name))
+    settings = Settings(home=tmp_path / "home", database_url=url, database_owner_url=url)
+    engine = open_engine(settings, "trunkline-test")
+    try:
+        yield Database(owner_url=url.get_secret_value(), settings=settings, engine=engine)
+    finally:
+        engine.dispose()
+        postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """Everything, once a session: the tests on it make their own trunks, and leave no call up."""
+    with System(tmp_path_factory.mktemp("system")) as everything:
+        yield everything
