@@ -84,7 +84,9 @@ class Interpreter:
             attempt_id = UUID(id)
         except ValueError:
             return None
-        return Sighting(attempt_id=attempt_id, at=self._time(event), sight=sight, cause=cause, sip_code=sip_code, text=text)
+        return Sighting(
+            attempt_id=attempt_id, at=self._time(event), sight=sight, cause=cause, sip_code=sip_code, text=text
+        )
 
     def _time(self, event: AmiMessage) -> datetime:
         """Asterisk's own (`timestampevents=yes`), so that a late reader does not shift it; else ours."""

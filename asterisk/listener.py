@@ -25,7 +25,7 @@ from sqlalchemy.exc import DBAPIError
 from asterisk.connection import AmiError, AmiMessage
 from asterisk.events import Interpreter
 from asterisk.link import Down, Link, Up
-from asterisk.reconcile import Reconciler
+from asterisk.reconcile import Reconciler, written_down
 from models import ledger
 from models.roles import BEAT_SECONDS, Role, hold
 from models.settings import Node, Settings
@@ -67,17 +67,18 @@ class Listener:
     def _listen(self, role: Role, link: Link, stop: threading.Event) -> None:
         self._register(role)
         reconciler = Reconciler(self._settings, self._node.name, role.connection, link)
-        hearing = False
+        is_up = hearing = False
         next_beat = next_look = next_second_look = 0.0
         self._write(role)  # what was taken before the role was lost
         while not stop.is_set():
             for item in link.take(at_most=_BATCH, wait=_WAKE_EVERY):
                 match item:
                     case Up():
+                        is_up = True
                         self._interpreter = Interpreter()
                         hearing = self._hear_again(role, link, reconciler)
                     case Down(reason):
-                        hearing = False
+                        is_up = hearing = False
                         self._say_deaf(role, reason)
                     case AmiMessage():
                         sighting = self._interpreter.read(item)
@@ -91,8 +92,11 @@ class Listener:
             if hearing and now >= next_second_look:
                 self._look(reconciler.second_looks)
                 next_second_look = now + _SECOND_LOOKS_EVERY
-            if hearing and now >= next_look:
-                self._look(reconciler.overdue)
+            if now >= next_look:
+                if hearing:
+                    self._look(reconciler.overdue)
+                elif is_up:  # the look after the gap got no answer
+                    hearing = self._hear_again(role, link, reconciler)
                 next_look = now + _LOOK_EVERY
         self._say_deaf(role, "the listener was stopped")
 
@@ -128,7 +132,8 @@ class Listener:
         logger.warning("deaf", node=self._node.name, reason=reason)
         with role.connection.begin():
             role.connection.exec_driver_sql(
-                "UPDATE nodes SET heard_at = NULL, listening_since = NULL WHERE name = %(node)s", {"node": self._node.name}
+                "UPDATE nodes SET heard_at = NULL, listening_since = NULL WHERE name = %(node)s",
+                {"node": self._node.name},
             )
 
     def _beat(self, role: Role, hearing: bool) -> None:
@@ -144,9 +149,15 @@ class Listener:
         if not self._unwritten:
             return
         with role.connection.begin():
-            over = ledger.record(role.connection, self._trusted(role), timer_b=self._settings.timer_b)
+            seen = [*self._missed(role), *self._trusted(role)]
+            over = ledger.record(role.connection, seen, timer_b=self._settings.timer_b)
         self._unwritten.clear()
         self._free(over)
+
+    def _missed(self, role: Role) -> list[Sighting]:
+        """Of channels made before we listened that have ended now: Asterisk's own word, their answer may be among it."""
+        older = [s.attempt_id for s in self._unwritten if s.sight is Sight.ENDED and s.channel_at is None]
+        return [s for s in written_down(role.connection, older) if s.sight is not Sight.ENDED] if older else []
 
     def _trusted(self, role: Role) -> list[Sighting]:
         """Without the refusals of attempts claimed before everything was heard: those are looked up instead."""

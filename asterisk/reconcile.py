@@ -16,7 +16,8 @@ Verdicts from absence need the listener's role: they are written through the con
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -57,19 +58,37 @@ class _Found:
 class Reconciler:
     """Looks up the attempts of one node. Every method commits by itself and returns the attempts whose slots are to be freed."""
 
-    def __init__(self, settings: Settings, node: str, connection: Connection, link: Link) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        node: str,
+        connection: Connection,
+        link: Link,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._now = now
         self._settings = settings
         self._node = node
         self._connection = connection
         self._link = link
+        self._heard_since: datetime | None = None  # until what was in hand then has been looked up too
+        self._heard_at = 0.0
 
     def after_gap(self, heard_since: datetime) -> list[Attempt]:
         """Everything that was open before the listener heard everything."""
+        self._heard_since, self._heard_at = heard_since, self._now()
         return self._look_up(heard_since)
 
     def overdue(self) -> list[Attempt]:
-        """Whatever has been silent, or up, for longer than it can be."""
-        return self._look_up(None)
+        """Whatever has been silent, or up, for longer than it can be; and, once, what was in hand after the gap."""
+        since = self._heard_since
+        if self._now() - self._heard_at > IN_HAND.total_seconds():
+            self._heard_since = None
+        try:
+            return self._look_up(since)
+        except Exception:
+            self._heard_since = since
+            raise
 
     def _look_up(self, heard_since: datetime | None) -> list[Attempt]:
         longest = self._settings.ring_timeout + self._settings.longest_call + _OVERTIME
@@ -153,28 +172,34 @@ class Reconciler:
                 sight = {"Ringing": Sight.RINGING, "Up": Sight.ANSWERED}.get(channels[id])
                 if sight:
                     sightings.append(Sighting(attempt_id=id, at=now, sight=sight))
-        made: set[UUID] = set()
-        ended: set[UUID] = set()
         with self._connection.begin():
-            rows = self._connection.exec_driver_sql(
-                statement("cel_of_attempts"), {"ids": [str(id) for id in ids]}
-            ).all()
+            from_cel = written_down(self._connection, ids)
             claimed = {row.id: row.initiated_at for row in ledger.lock_attempts(self._connection, ids).values()}
-        for uniqueid, eventtype, eventtime, extra in rows:
-            id = UUID(uniqueid)
-            made.add(id)
-            sight = _SIGHTS[eventtype]
-            if sight is Sight.ENDED:
-                ended.add(id)
-            sightings.append(Sighting(attempt_id=id, at=eventtime, sight=sight, cause=_hangup_cause(extra)))
+        sightings += from_cel
+        made = {sighting.attempt_id for sighting in from_cel}
+        ended = {sighting.attempt_id for sighting in from_cel if sighting.sight is Sight.ENDED}
         for id in ids:
             claimed_at = claimed.get(id)
-            if id not in channels and id not in made and claimed_at:
-                if self._link.has_mark(mark_family(claimed_at), id):
-                    made.add(id)
+            unseen = id not in channels and id not in made
+            if unseen and claimed_at and self._link.has_mark(mark_family(claimed_at), id):
+                made.add(id)
         return _Found(
             sightings=sightings, live=frozenset(channels) - ended, ended=frozenset(ended), made=frozenset(made)
         )
+
+
+def written_down(connection: Connection, ids: Sequence[UUID]) -> list[Sighting]:
+    """What Asterisk's CEL says of these attempts; an end has no SIP status there."""
+    rows = connection.exec_driver_sql(statement("cel_of_attempts"), {"ids": [str(id) for id in ids]})
+    return [
+        Sighting(
+            attempt_id=UUID(row.uniqueid),
+            at=row.eventtime,
+            sight=_SIGHTS[row.eventtype],
+            cause=_hangup_cause(row.extra),
+        )
+        for row in rows
+    ]
 
 
 def _lost(row: Attempt, now: datetime, *, hold_until: datetime) -> ledger.Change:

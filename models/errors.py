@@ -1,10 +1,10 @@
 """The errors a person is meant to read.
 
-    TrunklineError          one line for stderr, exit status 1, never a traceback
-    ├── Invalid             a value was refused: names the field and says what would be right
-    ├── NotFound            no such trunk, number, agent, campaign or call
-    ├── Conflict            the state of the thing does not allow it (and which state that is)
-    └── Unavailable         Postgres, Redis, Asterisk or a part of ours does not answer
+TrunklineError          one line for stderr, exit status 1, never a traceback
+├── Invalid             a value was refused: names the field and says what would be right
+├── NotFound            no such trunk, number, agent, campaign or call
+├── Conflict            the state of the thing does not allow it (and which state that is)
+└── Unavailable         Postgres, Redis, Asterisk or a part of ours does not answer
 """
 
 from __future__ import annotations

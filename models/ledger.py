@@ -76,9 +76,6 @@ class Change:
     delay: timedelta = timedelta(0)
 
 
-
-
-
 def pick_campaign_calls(connection: Connection, wanted: Mapping[UUID, int]) -> list[DueCall]:
     """The next due calls of each campaign, at most `wanted` of each, in the order they are due."""
     rows = connection.exec_driver_sql(
@@ -169,8 +166,17 @@ def record(connection: Connection, sightings: Iterable[Sighting], *, timer_b: ti
             continue  # that a channel was made is in Asterisk's CEL and mark already: not worth a write of its own
         if row.status is Status.WITHDRAWN and new.status is not Status.WITHDRAWN:
             over.extend(_take_back_call(connection, new))
-        changes.append(Change(attempt=new, delay=PLACE_AGAIN_AFTER if new.status is Status.WITHDRAWN else timedelta(0)))
-        if new.status is not row.status and (new.status in ENDS or new.status is Status.WITHDRAWN):
+        is_new = new.status is not row.status
+        withdrawn = new.status is Status.WITHDRAWN
+        # what is learned of a withdrawn attempt gives its call back neither again nor before the second look
+        changes.append(
+            Change(
+                attempt=new,
+                follow=is_new or not withdrawn,
+                delay=PLACE_AGAIN_AFTER if withdrawn else timedelta(0),
+            )
+        )
+        if is_new and (new.status in ENDS or withdrawn):
             over.append(new)
     write(connection, changes)
     return over
@@ -181,22 +187,27 @@ def _take_back_call(connection: Connection, alive: Attempt) -> list[Attempt]:
 
     Returns the newer attempt that was withdrawn for it, if there was one.
     """
-    newer_id = connection.exec_driver_sql(
-        "SELECT current_attempt_id FROM calls WHERE id = %(call)s", {"call": alive.call_id}
-    ).scalar_one()
     withdrawn: list[Attempt] = []
-    if newer_id != alive.id:
-        newer = lock_attempts(connection, [newer_id])[newer_id]
-        if newer.status is Status.QUEUED:
-            newer = replace(newer, status=Status.WITHDRAWN, explanation="An earlier attempt of this call turned out to live.")
-            write(connection, [Change(attempt=newer, follow=False)])
-            withdrawn = [newer]
-        elif newer.status is not Status.WITHDRAWN:
-            return []
-    connection.exec_driver_sql(
-        "UPDATE calls SET current_attempt_id = %(attempt)s WHERE id = %(call)s", {"attempt": alive.id, "call": alive.call_id}
-    )
-    return withdrawn
+    while True:  # until no grant has come in between
+        newer_id = connection.exec_driver_sql(
+            "SELECT current_attempt_id FROM calls WHERE id = %(call)s", {"call": alive.call_id}
+        ).scalar_one()
+        if newer_id != alive.id:
+            newer = lock_attempts(connection, [newer_id])[newer_id]
+            if newer.status is Status.QUEUED:
+                newer = replace(
+                    newer, status=Status.WITHDRAWN, explanation="An earlier attempt of this call turned out to live."
+                )
+                write(connection, [Change(attempt=newer, follow=False)])
+                withdrawn.append(newer)
+            elif newer.status is not Status.WITHDRAWN:
+                return withdrawn
+        taken = connection.exec_driver_sql(
+            "UPDATE calls SET current_attempt_id = %(attempt)s WHERE id = %(call)s AND current_attempt_id = %(newer)s",
+            {"attempt": alive.id, "call": alive.call_id, "newer": newer_id},
+        )
+        if taken.rowcount:
+            return withdrawn
 
 
 def withdraw(
@@ -240,7 +251,9 @@ def withdraw(
 def give_back(connection: Connection, attempt_ids: Iterable[UUID]) -> list[UUID]:
     """After the second look: the calls of these withdrawn attempts are scheduled again."""
     rows = [
-        row for row in lock_attempts(connection, attempt_ids).values() if row.status is Status.WITHDRAWN and row.hold_until
+        row
+        for row in lock_attempts(connection, attempt_ids).values()
+        if row.status is Status.WITHDRAWN and row.hold_until
     ]
     write(connection, [Change(attempt=replace(row, hold_until=None)) for row in rows])
     return [row.id for row in rows]

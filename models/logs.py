@@ -18,7 +18,9 @@ def mask(text: str) -> str:
 
 
 def _mask_fields(_: Any, __: str, fields: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    return {key: mask(value) if isinstance(value, str) and key != "timestamp" else value for key, value in fields.items()}
+    return {
+        key: mask(value) if isinstance(value, str) and key != "timestamp" else value for key, value in fields.items()
+    }
 
 
 class _MaskingFormatter(logging.Formatter):

@@ -156,4 +156,6 @@ def _decide(seen: Evidence, timer_b: timedelta) -> tuple[Status, Disposition]:
         return _BY_SIP.get(sip_code) or _BY_SIP_CLASS.get(sip_code // 100, (Status.FAILED, D.REJECTED))
     if not seen.q850_cause and not seen.rang:
         return Status.WITHDRAWN, D.NOT_PLACED
-    return _BY_CAUSE.get(seen.q850_cause or 0, (Status.NO_ANSWER, D.NO_ANSWER) if seen.rang else (Status.FAILED, D.REJECTED))
+    return _BY_CAUSE.get(
+        seen.q850_cause or 0, (Status.NO_ANSWER, D.NO_ANSWER) if seen.rang else (Status.FAILED, D.REJECTED)
+    )

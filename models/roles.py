@@ -47,7 +47,9 @@ def hold(settings: Settings, name: str, stop: threading.Event) -> Iterator[Role 
     role was lost: let go of everything and hold again.
     """
     arguments = connect_arguments(name, statement_timeout_ms=5000)
-    arguments["options"] += f" -c idle_session_timeout={LOST_AFTER_MS} -c idle_in_transaction_session_timeout={LOST_AFTER_MS}"
+    arguments["options"] += (
+        f" -c idle_session_timeout={LOST_AFTER_MS} -c idle_in_transaction_session_timeout={LOST_AFTER_MS}"
+    )
     engine = create_engine(
         sqlalchemy_url(database_url(settings)), poolclass=NullPool, connect_args=arguments, hide_parameters=True
     )

@@ -65,8 +65,9 @@ class Node:
                 max_calls=int(query.get("max_calls", [str(DEFAULT_NODE_CALLS)])[0]),
             )
         except ValueError as error:
-            raise Invalid("TRUNKLINE_ASTERISK_NODES", "must be NAME=ami://USER:SECRET@HOST:PORT, several with commas between") from error
-
+            raise Invalid(
+                "TRUNKLINE_ASTERISK_NODES", "must be NAME=ami://USER:SECRET@HOST:PORT, several with commas between"
+            ) from error
 
     def __str__(self) -> str:
         """What `parse` reads; it holds the secrets."""
@@ -97,17 +98,26 @@ class Settings(BaseSettings):
 
     home: Path = Field(default=Path(".trunkline"), validate_default=True)
     database_url: SecretStr | None = Field(default=None, description="the services' login; embedded when unset")
-    database_owner_url: SecretStr | None = Field(default=None, description="the tables' owner, for migrations; database_url when unset")
+    database_owner_url: SecretStr | None = Field(
+        default=None, description="the tables' owner, for migrations; database_url when unset"
+    )
     redis_url: SecretStr | None = Field(default=None, description="slots and broker; embedded when unset")
-    asterisk_nodes: SecretStr | None = Field(default=None, description="NAME=ami://USER:SECRET@HOST:PORT,...; embedded when unset")
+    asterisk_nodes: SecretStr | None = Field(
+        default=None, description="NAME=ami://USER:SECRET@HOST:PORT,...; embedded when unset"
+    )
     api_url: str | None = None
     flower_url: str | None = None
-    flower_password: SecretStr | None = None
 
-    sip_bind: str = Field(default="127.0.0.1:5060", description="HOST[:PORT] of the embedded Asterisk's SIP; loopback reaches no carrier")
+    sip_bind: str = Field(
+        default="127.0.0.1:5060", description="HOST[:PORT] of the embedded Asterisk's SIP; loopback reaches no carrier"
+    )
     external_address: str | None = Field(default=None, description="our public address, if we are behind NAT")
-    local_networks: str = Field(default="", description="networks that see our own address, comma-separated, e.g. 10.0.0.0/8")
-    dialplan_file: Path | None = Field(default=None, description="a dialplan of yours, included by the embedded Asterisk")
+    local_networks: str = Field(
+        default="", description="networks that see our own address, comma-separated, e.g. 10.0.0.0/8"
+    )
+    dialplan_file: Path | None = Field(
+        default=None, description="a dialplan of yours, included by the embedded Asterisk"
+    )
     dialplan_contexts: str = Field(default="", description="the contexts in it that an agent may name, comma-separated")
 
     ring_timeout_seconds: int = Field(default=30, ge=1, le=600)

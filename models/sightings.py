@@ -77,14 +77,17 @@ def _gather(row: Attempt, seen: Sequence[Sighting]) -> Attempt:
         return known or (first[sight].at if sight in first else None)
 
     end = first.get(Sight.ENDED)
+    answered_at = time_of(Sight.ANSWERED, row.answered_at)
+    hangup_by = row.hangup_by or ("callee" if Sight.CALLEE_HUNG_UP in first else None)
     return replace(
         row,
         channel_at=time_of(Sight.CHANNEL, row.channel_at or (end.channel_at if end else None)),
         ringing_at=time_of(Sight.RINGING, row.ringing_at),
-        answered_at=time_of(Sight.ANSWERED, row.answered_at),
+        answered_at=answered_at,
         agent_status=row.agent_status or (first[Sight.AGENT_LEG].text if Sight.AGENT_LEG in first else None),
-        hangup_by=row.hangup_by or ("callee" if Sight.CALLEE_HUNG_UP in first else None),
-        sip_code=row.sip_code or (end.sip_code if end else None),
+        hangup_by=hangup_by if answered_at else None,
+        # the agent leg's own end shows as a SIP status on an answered call; it is not the carrier's
+        sip_code=None if answered_at else row.sip_code or (end.sip_code if end else None),
         q850_cause=row.q850_cause if row.q850_cause is not None or end is None else end.cause,
     )
 
@@ -113,8 +116,6 @@ def _decide(row: Attempt, facts: Attempt, seen: Sequence[Sighting], timer_b: tim
             return replace(
                 facts,
                 status=outcome.status,
-                # the agent leg's own end shows as a SIP status on an answered call; it is not the carrier's
-                sip_code=None if facts.answered_at else facts.sip_code,
                 disposition=outcome.disposition.value,
                 explanation=outcome.explanation,
                 ended_at=end.at,
@@ -131,16 +132,17 @@ def _decide(row: Attempt, facts: Attempt, seen: Sequence[Sighting], timer_b: tim
             ended_at=seen[-1].at,
         )
     alive = Status.IN_PROGRESS if facts.answered_at else Status.RINGING if facts.ringing_at else Status.INITIATED
-    if row.status is Status.WITHDRAWN and facts.channel_at is None and alive is Status.INITIATED:
-        return facts
+    if row.status not in DIALABLE and (row.q850_cause is not None or _left_no_trace(facts)):
+        return facts  # its channel has ended already (a Hangup has a cause), or there was none
     if alive is not row.status and may_follow(row.status, alive):
-        late = row.status not in DIALABLE  # a verdict of ours is overtaken by what was seen
-        return replace(
-            facts,
-            status=alive,
-            **({"disposition": None, "explanation": None, "ended_at": None, "hold_until": None} if late else {}),
-        )
+        if row.status not in DIALABLE:  # a verdict of ours is overtaken by what was seen
+            facts = replace(facts, disposition=None, explanation=None, ended_at=None, hold_until=None)
+        return replace(facts, status=alive)
     return facts
+
+
+def _left_no_trace(facts: Attempt) -> bool:
+    return not (facts.channel_at or facts.ringing_at or facts.answered_at)
 
 
 def frees_after_cancel(row: Attempt) -> bool:

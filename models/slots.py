@@ -124,10 +124,34 @@ def pace(calls_per_second: float | None) -> tuple[int, int]:
     return round(1_000_000 / (calls_per_second * _PACE)), _micros(_BURST)
 
 
-def connect(url: str, *, blocking_for: float = 0.0) -> redis.Redis:
+def connect(url: str) -> redis.Redis:
     """A client with its bounds, for everybody but the leader's grants."""
-    timeouts = {**_TIMEOUTS, "socket_timeout": _TIMEOUTS["socket_timeout"] + blocking_for}
-    return redis.Redis.from_url(url, health_check_interval=5, retry=Retry(NoBackoff(), 1), **timeouts)
+    return redis.Redis.from_url(url, health_check_interval=5, retry=Retry(NoBackoff(), 1), **_TIMEOUTS)
+
+
+class Bell:
+    """Wakes the leader when a slot was freed or there is something new to call. One thread listens.
+
+    A message that is lost costs at most the leader's idle second. The waiting is done here and not by
+    a blocking command: the server looks at those only ten times a second.
+    """
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._messages = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+
+    def wait(self, at_most: timedelta) -> None:
+        """Returns when rung since the last time, else after so long. Raises `Away`."""
+        try:
+            if not self._messages.subscribed:
+                self._messages.subscribe(WAKE)
+            self._messages.get_message(timeout=max(0.0005, at_most.total_seconds()))
+            while self._messages.get_message(timeout=0) is not None:
+                pass  # rung several times is rung
+        except redis.RedisError as error:
+            raise Away(f"Redis: {error}") from error
+
+    def close(self) -> None:
+        self._messages.close()
 
 
 class Slots:
@@ -149,20 +173,19 @@ class Slots:
 
     def take_rate_token(self, trunk_id: UUID, calls_per_second: float) -> bool:
         """A second token for a grant that grew old before it was claimed; False if there is none now."""
-        return _run(self._redis, "token", [_EPOCH, rate_key("trunk", trunk_id)], list(pace(calls_per_second))) == 1
+        return bool(_run(self._redis, "token", [_EPOCH, rate_key("trunk", trunk_id)], pace(calls_per_second)) == 1)
 
     def wake(self) -> None:
         """Tells the leader that there is something to do. Best effort: it looks by itself every second."""
         try:
-            with self._redis.pipeline(transaction=False) as pipe:
-                pipe.lpush(WAKE, "work").ltrim(WAKE, 0, 0).execute()
+            self._redis.publish(WAKE, "work")
         except redis.RedisError:
             pass
 
     def in_use(self, kind: str, id: object) -> int:
         """How many leases a scope has; for people, not for decisions."""
         try:
-            return int(self._redis.zcard(slots_key(kind, id)))  # type: ignore[arg-type]
+            return int(self._redis.zcard(slots_key(kind, id)))
         except redis.RedisError as error:
             raise Away(str(error)) from error
 
@@ -181,7 +204,7 @@ class LeaderSlots:
     def _on_connect(self, connection: Connection) -> None:
         if self._trusted:
             raise redis.ConnectionError("new connection: rebuild first")
-        connection.on_connect()
+        connection.on_connect()  # type: ignore[no-untyped-call]
 
     def rebuild(self, holders: Iterable[tuple[UUID, str]], suspect_rates: Sequence[str]) -> None:
         """Makes the slots what the ledger says; before this, and after any doubt, nothing is granted.
@@ -233,13 +256,6 @@ class LeaderSlots:
             arguments += [str(attempt_id), held]
         _, put_back, freed, expired = self._run_as_leader("audit", keys, arguments)
         return Audit(put_back=put_back, freed=freed, expired=expired)
-
-    def wait(self, client: redis.Redis, at_most: timedelta) -> None:
-        """Sleeps until woken, at most so long. `client` is another connection than the one grants go by."""
-        try:
-            client.blpop([WAKE], timeout=max(0.001, at_most.total_seconds()))
-        except redis.RedisError as error:
-            raise Away(str(error)) from error
 
     def close(self) -> None:
         self._redis.close()

@@ -92,4 +92,6 @@ def may_follow(old: Status, new: Status) -> bool:
 def legal_events() -> list[str]:
     """Every `subject from to` that a row of `call_events` may hold, sorted."""
     tables = (("attempt", ATTEMPT_TRANSITIONS), ("call", CALL_TRANSITIONS))
-    return sorted(f"{subject} {old} {new}" for subject, table in tables for old, follow in table.items() for new in follow)
+    return sorted(
+        f"{subject} {old} {new}" for subject, table in tables for old, follow in table.items() for new in follow
+    )

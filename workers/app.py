@@ -7,8 +7,6 @@ is no countdown, no ETA, no retry and no result.
 
 from __future__ import annotations
 
-from typing import Any
-
 from celery import Celery
 
 from models.settings import Settings
@@ -29,7 +27,7 @@ _PUBLISH = {"max_retries": 1, "interval_start": 0.1, "interval_step": 0.1, "inte
 def make_app(settings: Settings) -> Celery:
     """An app on the broker of these settings; without a broker address it can only be inspected."""
     app = Celery("trunkline", include=["workers.tasks"], set_as_current=False)
-    options: dict[str, Any] = dict(
+    app.conf.update(
         broker_url=settings.redis_url.get_secret_value() if settings.redis_url else None,
         broker_transport_options=_REDIS,
         broker_connection_retry_on_startup=True,
@@ -46,9 +44,7 @@ def make_app(settings: Settings) -> Celery:
         worker_send_task_events=True,
         worker_soft_shutdown_timeout=5,
         worker_hijack_root_logger=False,
-        worker_enable_remote_control=True,
         enable_utc=True,
         timezone="UTC",
     )
-    app.conf.update(options)
     return app

@@ -15,6 +15,6 @@ app = make_app(settings)
 app.set_default()
 
 
-@setup_logging.connect  # type: ignore[misc]  # Celery's signals have no types
+@setup_logging.connect
 def _our_logging(**_: Any) -> None:
     configure(settings.log_level)

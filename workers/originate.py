@@ -50,7 +50,9 @@ class Originator:
         claimed = {claim.id for claim in claims}
         unclaimed = [id for id in attempt_ids if id not in claimed]
         if unclaimed:
-            self._give_back(unclaimed, Status.QUEUED, "Not dialled: its trunk, its campaign or its grant was off by then.")
+            self._give_back(
+                unclaimed, Status.QUEUED, "Not dialled: its trunk, its campaign or its grant was off by then."
+            )
         in_time = [claim for claim in claims if claim.age <= FRESH_FOR or self._has_token(claim)]
         late = [claim.id for claim in claims if claim not in in_time]
         if late:
@@ -120,4 +122,3 @@ class Originator:
             self._slots.free(withdrawn)
         except Away as error:
             logger.warning("slots_not_freed", attempts=len(withdrawn), error=str(error))
-

@@ -1,6 +1,6 @@
 -- Makes leases agree with the ledger, without touching what is in the middle of being granted or freed.
 --
--- KEYS  1 epoch   2 leases   3 lingering   4 wake   then a tombstone an attempt, in ARGV's order
+-- KEYS  1 epoch   2 leases   3 lingering   4 wake (a channel)   then a tombstone an attempt, in ARGV's order
 -- ARGV  1 the caller's epoch   2 lease length µs   3 age µs below which no lease is freed for want of a row
 --       then two an attempt that holds a slot in the ledger: its id, its slots' keys
 -- Returns {'AUDITED', put back, freed, expired before their end was known}, or {'FORGOT'}, {'STALE'}
@@ -41,8 +41,5 @@ for i = 1, #leases, 2 do
     end
   end
 end
-if freed > 0 then
-  redis.call('LPUSH', KEYS[4], 'audited')
-  redis.call('LTRIM', KEYS[4], 0, 0)
-end
+if freed > 0 then redis.call('PUBLISH', KEYS[4], 'audited') end
 return {'AUDITED', put_back, freed, expired}

@@ -1,7 +1,7 @@
 -- Frees the slots of attempts that are over, at once or after lingering, and wakes the leader.
 -- Freeing twice is harmless, and nobody frees another's slot: members are attempt ids.
 --
--- KEYS  1 epoch   2 leases   3 lingering   4 wake (list)   then a tombstone an attempt
+-- KEYS  1 epoch   2 leases   3 lingering   4 wake (a channel)   then a tombstone an attempt
 -- ARGV  1 linger µs (0: at once)   2 tombstone ms   then the attempt ids
 -- Returns how many were held, or -1 when Redis has lost its memory (the leader rebuilds from the ledger)
 if redis.call('EXISTS', KEYS[1]) == 0 then return -1 end
@@ -24,8 +24,5 @@ for at = 3, #ARGV do
     end
   end
 end
-if freed > 0 then
-  redis.call('LPUSH', KEYS[4], 'freed')
-  redis.call('LTRIM', KEYS[4], 0, 0)
-end
+if freed > 0 then redis.call('PUBLISH', KEYS[4], 'freed') end
 return freed

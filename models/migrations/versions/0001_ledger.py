@@ -17,6 +17,7 @@ def upgrade() -> None:
     pairs = ", ".join(f"'{pair}'" for pair in legal_events())
     # psycopg itself, without parameters: several statements at once, and % is only a character
     driver = op.get_bind().connection.driver_connection
+    assert driver is not None
     driver.execute(sql.replace("/*LEGAL_EVENTS*/", f"ARRAY[{pairs}]"))
 
 

@@ -1,0 +1,94 @@
+"""Agents: what talks to the people who answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+import uuid_utils.compat
+from sqlalchemy import Connection, or_, select
+from sqlalchemy.dialects.postgresql import insert
+
+from models.agents import Kind, parse_connect
+from models.errors import Conflict, Invalid, NotFound
+from models.schema import agents, calls, campaigns
+from models.settings import Settings
+from scheduler.fields import thing_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agent:
+    id: UUID
+    name: str
+    connect: str
+    created_at: datetime
+
+
+def check_connect(text: str, settings: Settings) -> str:
+    """The `connect` of an agent that may be called here.
+
+    Raises `Invalid` for a form that is not understood and for a dialplan context that is not allowed.
+    """
+    connect = parse_connect(text)
+    if connect.kind is Kind.DIALPLAN and connect.parts[0] not in settings.allowed_contexts:
+        allowed = ", ".join(sorted(settings.allowed_contexts)) or "none"
+        raise Invalid(
+            "connect",
+            f"context {connect.parts[0]!r} is not allowed: name it in TRUNKLINE_DIALPLAN_CONTEXTS (there now: {allowed})",
+        )
+    return str(connect)
+
+
+def create(connection: Connection, settings: Settings, name: str, connect: str) -> Agent:
+    """Raises `Invalid`, and `Conflict` for a name that is taken."""
+    thing_name(name, field="name")
+    row = (
+        connection.execute(
+            insert(agents)
+            .values(id=uuid_utils.compat.uuid7(), name=name, connect=check_connect(connect, settings))
+            .on_conflict_do_nothing(index_elements=[agents.c.name])
+            .returning(agents)
+        )
+        .mappings()
+        .first()
+    )
+    if row is None:
+        raise Conflict(f"name: there is already an agent {name!r}: choose another name")
+    return Agent(**row)
+
+
+def get(connection: Connection, name: str) -> Agent:
+    """Raises `NotFound`."""
+    thing_name(name, field="agent")
+    row = connection.execute(select(agents).where(agents.c.name == name)).mappings().first()
+    if row is None:
+        raise NotFound("agent", name)
+    return Agent(**row)
+
+
+def list_all(connection: Connection) -> list[Agent]:
+    """All agents by name."""
+    return [Agent(**row) for row in connection.execute(select(agents).order_by(agents.c.name)).mappings()]
+
+
+def delete(connection: Connection, name: str) -> None:
+    """Raises `NotFound`, and `Conflict` for an agent that has campaigns or calls: their history names it."""
+    thing_name(name, field="agent")
+    agent_id = connection.execute(
+        select(agents.c.id).where(agents.c.name == name).with_for_update()
+    ).scalar_one_or_none()
+    if agent_id is None:
+        raise NotFound("agent", name)
+    # a campaign's calls have its agent, so only single calls are looked at one by one
+    used = connection.execute(
+        select(
+            or_(
+                select(campaigns.c.id).where(campaigns.c.agent_id == agent_id).exists(),
+                select(calls.c.id).where(calls.c.campaign_id.is_(None), calls.c.agent_id == agent_id).exists(),
+            )
+        )
+    ).scalar_one()
+    if used:
+        raise Conflict(f"agent: {name!r} has campaigns or calls and stays, because their history names it")
+    connection.execute(agents.delete().where(agents.c.id == agent_id))

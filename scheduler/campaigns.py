@@ -1,0 +1,192 @@
+"""Campaigns as an operator sees them: their state, their counts, their calls.
+
+Uploading is `scheduler.intake`; pausing and stopping, which wait for workers, are `scheduler.stopping`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, any_, func, select, update
+
+from models.errors import Conflict, Invalid, NotFound
+from models.schema import attempts, calls, campaign_status, campaigns, phone_numbers, trunks
+from models.statuses import CALL_TRANSITIONS, CAMPAIGN_TRANSITIONS, CampaignStatus, Status
+from scheduler.fields import thing_name
+
+S = CampaignStatus
+
+_ROWS_AT_ONCE = 1000
+
+CALL_COLUMNS = (
+    "call_id",
+    "phone_number",
+    "name",
+    "status",
+    "disposition",
+    "sip_code",
+    "q850_cause",
+    "attempts",
+    "from_number",
+    "created_at",
+    "ended_at",
+    "explanation",
+)
+"""What `list_calls` gives of each call."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """A row of the view `campaign_status`."""
+
+    campaign_id: UUID
+    name: str
+    status: str
+    total: int
+    scheduled: int
+    queued: int
+    initiated: int
+    ringing: int
+    in_progress: int
+    completed: int
+    busy: int
+    no_answer: int
+    failed: int
+    canceled: int
+    unknown: int
+    rejected_rows: int
+    updated_at: datetime
+
+    @property
+    def up(self) -> int:
+        """Calls that were sent to Asterisk and are not over."""
+        return self.initiated + self.ringing + self.in_progress
+
+    @property
+    def over(self) -> int:
+        """Calls that are final."""
+        return self.total - self.scheduled - self.queued - self.up
+
+    @property
+    def is_final(self) -> bool:
+        return not CAMPAIGN_TRANSITIONS[S(self.status)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrunkInUse:
+    """A trunk that a campaign calls through."""
+
+    id: UUID
+    name: str
+    max_concurrent_calls: int
+
+
+def campaign_id(connection: Connection, name: str) -> UUID:
+    """Raises `NotFound`."""
+    thing_name(name, field="campaign")
+    found: UUID | None = connection.execute(select(campaigns.c.id).where(campaigns.c.name == name)).scalar_one_or_none()
+    if found is None:
+        raise NotFound("campaign", name)
+    return found
+
+
+def start(connection: Connection, name: str) -> None:
+    """ready → running. The caller wakes the leader after the commit. Raises `NotFound` and `Conflict`."""
+    _run(connection, name, S.READY)
+
+
+def resume(connection: Connection, name: str) -> None:
+    """paused → running. The caller wakes the leader after the commit. Raises `NotFound` and `Conflict`."""
+    _run(connection, name, S.PAUSED)
+
+
+def counts(connection: Connection, name: str) -> Counts:
+    """How the campaign is going, in one read that never counts calls. Raises `NotFound`."""
+    row = connection.execute(
+        select(campaign_status).where(campaign_status.c.campaign_id == campaign_id(connection, name))
+    ).mappings()
+    return Counts(**row.one())
+
+
+def all_counts(connection: Connection) -> list[Counts]:
+    """How every campaign is going, the newest first."""
+    rows = connection.execute(
+        select(campaign_status)
+        .join(campaigns, campaigns.c.id == campaign_status.c.campaign_id)
+        .order_by(campaigns.c.created_at.desc(), campaigns.c.name)
+    )
+    return [Counts(**row) for row in rows.mappings()]
+
+
+def trunks_of(connection: Connection, name: str) -> list[TrunkInUse]:
+    """The trunks of the campaign's numbers. Raises `NotFound`."""
+    rows = connection.execute(
+        select(trunks.c.id, trunks.c.name, trunks.c.max_concurrent_calls)
+        .distinct()
+        .join(phone_numbers, phone_numbers.c.trunk_id == trunks.c.id)
+        .join(campaigns, phone_numbers.c.phone_number == any_(campaigns.c.from_numbers))
+        .where(campaigns.c.id == campaign_id(connection, name))
+        .order_by(trunks.c.name)
+    )
+    return [TrunkInUse(**row) for row in rows.mappings()]
+
+
+def list_calls(connection: Connection, name: str, status: str | None = None) -> Iterator[Row[tuple[object, ...]]]:
+    """The campaign's calls with `CALL_COLUMNS`, by phone number: the order of an index, so that the
+    first row comes at once and ten million take no memory. The connection is busy until the end.
+
+    Raises `NotFound`, and `Invalid` for a word that is no status of a call.
+    """
+    if status is not None and status not in CALL_TRANSITIONS:
+        raise Invalid("status", f"must be one of {', '.join(CALL_TRANSITIONS)}")
+    query = (
+        select(
+            calls.c.id.label("call_id"),
+            calls.c.phone_number,
+            calls.c.name,
+            calls.c.status,
+            calls.c.disposition,
+            calls.c.sip_code,
+            calls.c.q850_cause,
+            calls.c.attempts,
+            func.coalesce(attempts.c.from_number, calls.c.from_number).label("from_number"),
+            calls.c.created_at,
+            calls.c.ended_at,
+            calls.c.explanation,
+        )
+        .outerjoin(attempts, attempts.c.id == calls.c.current_attempt_id)
+        .where(calls.c.campaign_id == campaign_id(connection, name))
+        .order_by(calls.c.phone_number)
+    )
+    if status is not None:
+        query = query.where(calls.c.status == Status(status))
+    return iter(connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(query))
+
+
+def _run(connection: Connection, name: str, old: CampaignStatus) -> None:
+    if S.RUNNING not in CAMPAIGN_TRANSITIONS[old]:
+        raise AssertionError(old)
+    found = campaign_id(connection, name)
+    moved = connection.execute(
+        update(campaigns)
+        .where(campaigns.c.id == found, campaigns.c.status == old)
+        .values(
+            status=S.RUNNING.value, started_at=func.coalesce(campaigns.c.started_at, func.now()), updated_at=func.now()
+        )
+    )
+    if moved.rowcount:
+        return
+    status = connection.execute(select(campaigns.c.status).where(campaigns.c.id == found)).scalar_one_or_none()
+    if status is None:
+        raise NotFound("campaign", name)
+    verb = "started" if old is S.READY else "resumed"
+    advice = {
+        S.LOADING: "wait until its upload has ended",
+        S.READY: "start it with `trunkline campaign start`",
+        S.RUNNING: "nothing is to be done",
+        S.PAUSED: "continue it with `trunkline campaign resume`",
+    }.get(S(status), "upload a new campaign")
+    raise Conflict(f"campaign: {name!r} is {status}, and only a {old} one can be {verb}: {advice}")

@@ -1,0 +1,224 @@
+"""`trunkline trunk`: SIP provider accounts. Every change works at once, with no reload."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from models.settings import read_settings
+from scheduler import trunks
+from scheduler.cli import terminal
+from scheduler.cli.group import new_group
+from scheduler.cli.session import transaction, wake
+from scheduler.fields import validated
+from scheduler.trunks import Gateway, Trunk, TrunkCreate, TrunkUpdate
+
+group = new_group("SIP provider accounts. Every change works at once.")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
+Gateways = typer.Option("--gateway", metavar="HOST[:PORT]", help="Its address; several are tried in this order.")
+AuthType = typer.Option(metavar="userpass|ip-based", help="By username and password, or by our address.")
+Provider = Annotated[str | None, typer.Option(metavar="TEXT", help="Whose trunk it is, for you to remember.")]
+Username = Annotated[str | None, typer.Option("--username", metavar="U", help="For userpass.")]
+Password = Annotated[str | None, typer.Option("--password", metavar="P", help="For userpass; - asks for it.")]
+MaxCalls = Annotated[int | None, typer.Option("--max-concurrent-calls", metavar="N", help="Slots. New: 10.")]
+MaxRate = Annotated[float | None, typer.Option("--max-calls-per-second", metavar="R", help="New: 10.")]
+Plus = Annotated[bool | None, typer.Option("--leading-plus/--no-leading-plus", help="+ in dialled numbers. New: yes.")]
+Allow = Annotated[str | None, typer.Option(metavar="CODECS", help="New: ulaw,alaw.")]
+Disallow = Annotated[str | None, typer.Option(metavar="CODECS", help="New: all.")]
+Prefixes = Annotated[
+    list[str] | None,
+    typer.Option("--allowed-prefix", metavar="+49", help="What may be called. Unset: the countries of its numbers."),
+]
+Transport = Annotated[str | None, typer.Option(metavar="transport-udp|-tcp|-tls", help="New: transport-udp.")]
+Encryption = Annotated[str | None, typer.Option("--media-encryption", metavar="no|sdes", help="sdes needs TLS.")]
+Optimistic = Annotated[bool | None, typer.Option("--media-encryption-optimistic/--no-media-encryption-optimistic")]
+DirectMedia = Annotated[bool | None, typer.Option("--direct-media/--no-direct-media")]
+Symmetric = Annotated[bool | None, typer.Option("--rtp-symmetric/--no-rtp-symmetric")]
+Rport = Annotated[bool | None, typer.Option("--force-rport/--no-force-rport")]
+Qualify = Annotated[int | None, typer.Option("--qualify-frequency", metavar="SECONDS", help="New: 60; 0: never.")]
+Inbound = Annotated[bool | None, typer.Option("--inbound-enabled/--no-inbound-enabled", help="Not supported yet.")]
+Identifiers = Annotated[
+    list[str] | None, typer.Option("--ip-identifier", metavar="IP", help="The provider's addresses.")
+]
+FromUser = Annotated[str | None, typer.Option("--from-user", metavar="USER", help="In From instead of the number.")]
+FromDomain = Annotated[
+    str | None, typer.Option("--from-domain", metavar="DOMAIN", help="In From instead of our address.")
+]
+ContactUser = Annotated[str | None, typer.Option("--contact-user", metavar="USER")]
+SendPai = Annotated[bool | None, typer.Option("--send-pai/--no-send-pai", help="Send P-Asserted-Identity.")]
+
+
+@group.command()
+def create(
+    name: Name,
+    gateway: Annotated[list[str], Gateways],
+    auth_type: Annotated[str, AuthType],
+    auth_username: Username = None,
+    auth_password: Password = None,
+    max_concurrent_calls: MaxCalls = None,
+    max_calls_per_second: MaxRate = None,
+    outbound_leading_plus_enabled: Plus = None,
+    allow: Allow = None,
+    disallow: Disallow = None,
+    allowed_prefixes: Prefixes = None,
+    provider: Provider = None,
+    transport: Transport = None,
+    media_encryption: Encryption = None,
+    media_encryption_optimistic: Optimistic = None,
+    direct_media: DirectMedia = None,
+    rtp_symmetric: Symmetric = None,
+    force_rport: Rport = None,
+    qualify_frequency: Qualify = None,
+    inbound_enabled: Inbound = None,
+    ip_identifiers: Identifiers = None,
+    from_user: FromUser = None,
+    from_domain: FromDomain = None,
+    contact_user: ContactUser = None,
+    send_pai: SendPai = None,
+) -> None:
+    """Make a trunk; numbers to call from are added with `trunkline number add`."""
+    new = validated(TrunkCreate, _given(locals()))
+    settings = read_settings()
+    with transaction(settings) as connection:
+        trunks.create(connection, new)
+    wake(settings)
+    terminal.say(f"trunk {name} is made; next: trunkline number add +E164 --trunk NAME")
+
+
+@group.command("list")
+def list_all() -> None:
+    """List the trunks."""
+    with transaction(read_settings()) as connection:
+        rows = trunks.list_all(connection)
+    terminal.table(
+        ("NAME", "ON", "GATEWAYS", "NUMBERS", "CALLS", "CALLS/S", "PROVIDER"),
+        [
+            (
+                row.name,
+                row.is_active,
+                [_address(gateway) for gateway in row.gateways],
+                len(row.phone_numbers),
+                row.max_concurrent_calls,
+                row.max_calls_per_second,
+                row.provider,
+            )
+            for row in rows
+        ],
+    )
+
+
+@group.command()
+def show(name: Name) -> None:
+    """Show a trunk; its credentials are never shown."""
+    with transaction(read_settings()) as connection:
+        trunk = trunks.get(connection, name)
+    terminal.fields(_lines(trunk))
+
+
+@group.command()
+def update(
+    name: Name,
+    rename: Annotated[str | None, typer.Option("--rename", metavar="NEW", help="Its new name.")] = None,
+    gateway: Annotated[list[str] | None, Gateways] = None,
+    auth_type: Annotated[str | None, AuthType] = None,
+    auth_username: Username = None,
+    auth_password: Password = None,
+    max_concurrent_calls: MaxCalls = None,
+    max_calls_per_second: MaxRate = None,
+    outbound_leading_plus_enabled: Plus = None,
+    allow: Allow = None,
+    disallow: Disallow = None,
+    allowed_prefixes: Prefixes = None,
+    provider: Provider = None,
+    transport: Transport = None,
+    media_encryption: Encryption = None,
+    media_encryption_optimistic: Optimistic = None,
+    direct_media: DirectMedia = None,
+    rtp_symmetric: Symmetric = None,
+    force_rport: Rport = None,
+    qualify_frequency: Qualify = None,
+    inbound_enabled: Inbound = None,
+    ip_identifiers: Identifiers = None,
+    from_user: FromUser = None,
+    from_domain: FromDomain = None,
+    contact_user: ContactUser = None,
+    send_pai: SendPai = None,
+) -> None:
+    """Change what is given and nothing else; an empty text ("") unsets a field that may be unset."""
+    given = _given({**locals(), "name": rename})
+    if not given:
+        raise typer.BadParameter("nothing to change: give at least one option")
+    change = validated(TrunkUpdate, given)
+    settings = read_settings()
+    with transaction(settings) as connection:
+        trunk = trunks.update(connection, name, change)
+    wake(settings)
+    terminal.say(f"trunk {trunk.name} is changed")
+
+
+@group.command()
+def enable(name: Name) -> None:
+    """Switch a trunk on."""
+    _switch(name, active=True)
+
+
+@group.command()
+def disable(name: Name) -> None:
+    """Switch a trunk off: not one more call is sent through it; those that are up go on."""
+    _switch(name, active=False)
+
+
+@group.command()
+def delete(name: Name) -> None:
+    """Delete a trunk that has no open calls, with its numbers and credentials."""
+    with transaction(read_settings()) as connection:
+        numbers = trunks.delete(connection, name)
+    terminal.say(f"trunk {name} is deleted, and with it {numbers} {'number' if numbers == 1 else 'numbers'}")
+
+
+def _switch(name: str, *, active: bool) -> None:
+    settings = read_settings()
+    with transaction(settings) as connection:
+        trunks.set_active(connection, name, active)
+    wake(settings)
+    terminal.say(f"trunk {name} is {'on' if active else 'off'}")
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """The fields of the options that were given. Raises `Invalid` for a gateway that is none."""
+    fields = {
+        field: option for field, option in options.items() if option is not None and field not in {"gateway", "rename"}
+    }
+    if options["gateway"]:
+        fields["gateways"] = [
+            Gateway.parse(text, priority=priority) for priority, text in enumerate(options["gateway"], start=1)
+        ]
+    for field in ("provider", "from_user", "from_domain", "contact_user"):
+        if fields.get(field) == "":
+            fields[field] = None
+    if fields.get("allowed_prefixes") == [""]:
+        fields["allowed_prefixes"] = None
+    if fields.get("ip_identifiers") == [""]:
+        fields["ip_identifiers"] = []
+    if fields.get("auth_password") == "-":
+        asks = sys.stdin.isatty()
+        fields["auth_password"] = getpass.getpass("Password: ") if asks else sys.stdin.readline().rstrip("\n")
+    return fields
+
+
+def _lines(trunk: Trunk) -> dict[str, object]:
+    lines = asdict(trunk)
+    lines["gateways"] = [_address(gateway) for gateway in trunk.gateways]
+    lines["phone_numbers"] = list(trunk.phone_numbers) or "none: add one with `trunkline number add`"
+    if trunk.allowed_prefixes is None:
+        lines["allowed_prefixes"] = "the country codes of its numbers"
+    return lines
+
+
+def _address(gateway: Gateway) -> str:
+    return gateway.gateway_address + (f":{gateway.port}" if gateway.port else "")

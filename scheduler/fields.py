@@ -1,0 +1,86 @@
+"""Rules for what people type, the same on the command line and over HTTP."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from models.errors import Invalid
+from scheduler.csv_rows import RESERVED_HEADERS, VALUE_LIMIT
+
+NAME_LIMIT = 100  #: characters of the name of a trunk, agent or campaign
+
+# control characters, and bytes that were not UTF-8, as the command line hands them on
+_UNUSABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_WORD = re.compile(r"[A-Za-z0-9_]{1,32}")
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def plain_text(text: str, *, field: str) -> str:
+    """Text that may be stored and shown. Raises `Invalid`, never repeating what it holds."""
+    found = _UNUSABLE.search(text)
+    if found is None:
+        return text
+    if found[0] >= "\ud800":
+        raise Invalid(field, "must be UTF-8 text")
+    raise Invalid(field, f"must have no {'NUL' if found[0] == chr(0) else 'control'} character in it")
+
+
+def thing_name(text: str, *, field: str) -> str:
+    """The name of a trunk, an agent or a campaign. Raises `Invalid`."""
+    plain_text(text, field=field)
+    if not 1 <= len(text) <= NAME_LIMIT:
+        raise Invalid(field, f"must be 1 to {NAME_LIMIT} characters long")
+    if text != text.strip():
+        raise Invalid(field, "must not start or end with a blank")
+    return text
+
+
+def value(text: str, *, field: str) -> str:
+    """A person's name, or a variable for the agent; commas, quotes and emoji are welcome. Raises `Invalid`."""
+    plain_text(text, field=field)
+    if len(text.encode()) > VALUE_LIMIT:
+        raise Invalid(field, f"must be at most {VALUE_LIMIT} bytes long")
+    return text
+
+
+def variables(values: Mapping[str, str]) -> dict[str, str]:
+    """What the agent gets beside the name. Raises `Invalid`, naming the variable."""
+    for name in values:
+        if not _WORD.fullmatch(name) or name.casefold() in RESERVED_HEADERS:
+            raise Invalid(
+                "variables",
+                "must have names of 1 to 32 letters (a-z), digits or _, and none that trunkline gives itself:"
+                f" {', '.join(sorted(RESERVED_HEADERS))}",
+            )
+    return {name: value(text, field=f"variables.{name}") for name, text in values.items()}
+
+
+def by(rule: Callable[..., str], *, field: str) -> Callable[[str], str]:
+    """The rule as pydantic wants it, which adds the name of the field itself."""
+
+    def check(text: str) -> str:
+        try:
+            return rule(text, field=field)
+        except Invalid as error:
+            raise ValueError(error.problem) from error
+
+    return check
+
+
+def validated(model: type[Model], values: Mapping[str, object]) -> Model:
+    """The model made of values from the command line.
+
+    Raises `Invalid` with the first thing that is wrong; what was typed is not repeated, it may be a password.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or model.__name__
+        problem = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
+        raise Invalid(field, problem.replace("Input should", "must", 1)) from error

@@ -1,0 +1,122 @@
+"""What the leader does every second beside granting, each a small statement on its own.
+
+- publishes again what stayed queued (a message may be lost), withdraws what stayed queued for 30 s;
+- folds the counts of `campaign_status`, completes campaigns whose calls are all final;
+- audits the slots against the ledger, removes uploads whose loader died, makes the next partition.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import structlog
+from sqlalchemy import Connection
+
+from models import ledger
+from models.slots import LeaderSlots, held_keys, rate_key
+from models.statements import statement
+from models.statuses import Status
+from scheduler.loads import remove_dead_loads
+
+logger = structlog.get_logger(__name__)
+
+_EVERY = 1.0  # seconds
+_AUDIT_EVERY = 5.0
+_HOURLY = 3600.0
+_UNCLAIMED_FOR = timedelta(seconds=5)
+_KEEP_CEL = timedelta(days=7)
+
+
+class Housekeeping:
+    """Writes through the connection that holds the leader's role."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._next = self._next_audit = self._next_hourly = 0.0
+
+    def is_due(self, now: float) -> bool:
+        return now >= self._next
+
+    def audit_is_due(self, now: float) -> bool:
+        return now >= self._next_audit
+
+    def keep(self, now: float) -> tuple[list[UUID], list[UUID]]:
+        """Returns the attempts whose slots are to be freed, and those to be published again."""
+        self._next = now + _EVERY
+        void = self._withdraw_void_grants()
+        with self._connection.begin():
+            again = list(
+                self._connection.exec_driver_sql(
+                    statement("sweep_lost"), {"unclaimed_for": _UNCLAIMED_FOR, "void_after": ledger.VOID_AFTER}
+                ).scalars()
+            )
+        with self._connection.begin():
+            self._connection.exec_driver_sql(statement("fold_counts"))
+        with self._connection.begin():
+            for name in self._connection.exec_driver_sql(statement("complete_campaigns")).scalars():
+                logger.info("campaign_completed", campaign=name)
+            self._connection.exec_driver_sql(statement("cancel_left_behind"))
+        for name in remove_dead_loads(self._connection):
+            logger.warning("dead_upload_removed", campaign=name)
+        if now >= self._next_hourly:
+            self._next_hourly = now + _HOURLY
+            with self._connection.begin():
+                self._connection.exec_driver_sql("SELECT ensure_event_partitions()")
+                self._connection.exec_driver_sql(
+                    "DELETE FROM cel WHERE eventtime < now() - %(keep)s::interval", {"keep": _KEEP_CEL}
+                )
+        if void or again:
+            logger.warning("unclaimed_tasks", published_again=len(again), withdrawn=len(void))
+        return void, again
+
+    def _withdraw_void_grants(self) -> list[UUID]:
+        with self._connection.begin():
+            void = self._connection.exec_driver_sql(
+                statement("void_grants"), {"void_after": ledger.VOID_AFTER}
+            ).scalars()
+            return ledger.withdraw(
+                self._connection,
+                list(void),
+                of={Status.QUEUED},
+                at=datetime.now(UTC),
+                explanation="Not dialled: no worker claimed it in time.",
+            )
+
+    def audit(self, slots: LeaderSlots, now: float) -> None:
+        """Mends what Redis and the ledger disagree on. Raises SlotsError."""
+        self._next_audit = now + _AUDIT_EVERY
+        mended = slots.audit(self.holders())
+        if mended.put_back or mended.freed or mended.expired:
+            logger.warning("slots_mended", put_back=mended.put_back, freed=mended.freed, expired=mended.expired)
+
+    def holders(self) -> Sequence[tuple[UUID, str]]:
+        """The attempts that hold a slot, with its keys."""
+        with self._connection.begin():
+            return [
+                (row.id, held_keys(trunk_id=row.trunk_id, node=row.node, campaign_id=row.campaign_id))
+                for row in self._connection.exec_driver_sql(statement("open_attempts"))
+            ]
+
+    def suspect_rates(self) -> list[str]:
+        """The rates that were used in the last second: Redis may have forgotten it."""
+        with self._connection.begin():
+            since = UUID(int=(int(time.time() * 1000) - 60_000) << 80)  # version 7: ids are in the order of time
+            trunks = self._connection.exec_driver_sql(statement("just_granted_trunks"), {"since": since}).scalars()
+            return [rate_key("trunk", trunk_id) for trunk_id in trunks]
+
+    def queued_attempts(self) -> list[UUID]:
+        """What a leader before us may have granted and not published."""
+        with self._connection.begin():
+            return list(
+                self._connection.exec_driver_sql(
+                    statement("sweep_lost"), {"unclaimed_for": timedelta(0), "void_after": ledger.VOID_AFTER}
+                ).scalars()
+            )
+
+    def beat(self) -> None:
+        """Uses the connection, so that the role is kept while there is nothing else to do."""
+        with self._connection.begin():
+            self._connection.exec_driver_sql("SELECT 1")

@@ -1,0 +1,238 @@
+"""From a CSV file to a campaign whose calls are in the ledger.
+
+Every row ends as a call or as a rejected row with its line and reason; a bad row never stops a good one.
+A file that cannot be used as a whole is refused and leaves nothing behind. Memory is bounded by a chunk,
+whatever the size of the file.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+import psycopg
+from sqlalchemy import Connection, Engine, select
+
+from models.database import readable_errors
+from models.errors import Invalid, NotFound, Unavailable
+from models.schema import agents, phone_numbers, trunks
+from scheduler.csv_rows import Columns, CsvFile, Recipient, Row, open_csv
+from scheduler.fields import thing_name
+from scheduler.loads import Counts, Load, NewCampaign, Rejection, loading
+from scheduler.phone_numbers import allowed, country_code, e164
+
+MOST_CALLS = 1_000_000
+CHUNK_ROWS = 10_000
+CHUNK_CHARACTERS = 8 << 20
+PROGRESS_EVERY = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far an upload is. `total_bytes` is 0 where it cannot be known, as of a pipe."""
+
+    bytes_read: int
+    total_bytes: int
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """What became of a file; `accepted + rejected + duplicate + suppressed = rows`."""
+
+    campaign_id: UUID
+    rows: int
+    accepted: int
+    rejected: int
+    duplicate: int
+    suppressed: int = 0
+
+
+def upload(
+    engine: Engine,
+    path: Path,
+    *,
+    name: str,
+    agent: str,
+    from_numbers: Sequence[str],
+    max_concurrent_calls: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Upload:
+    """Loads the file as a new campaign, `ready` to be started; about 20 s for a million rows.
+
+    Raises `Invalid`, `NotFound` or `Conflict` for what is wrong with the arguments, before the file is
+    read, or with the file; `Unavailable` when Postgres does not answer.
+    """
+    thing_name(name, field="name")
+    if max_concurrent_calls is not None and not 1 <= max_concurrent_calls <= MOST_CALLS:
+        raise Invalid("max_concurrent_calls", f"must be between 1 and {MOST_CALLS}")
+    numbers = list(dict.fromkeys(e164(number, field="from") for number in from_numbers))
+    if not numbers:
+        raise Invalid("from", "give at least one phone number of yours to call from")
+    with _readable_errors():
+        with engine.connect() as connection:
+            agent_id = _agent_id(connection, agent)
+            prefixes = _prefixes(connection, numbers)
+        with open_csv(path) as file:
+            campaign = NewCampaign(
+                name=name,
+                agent=agent,
+                agent_id=agent_id,
+                from_numbers=numbers,
+                max_concurrent_calls=max_concurrent_calls,
+                header=file.columns.header_text(),
+            )
+            with loading(engine, campaign, datetime.now(UTC)) as load:
+                counts = _Chunks(file=file, load=load, prefixes=prefixes, progress=progress).write_all()
+                load.finish(counts)
+                return Upload(campaign_id=load.campaign_id, **vars(counts))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Prefixes:
+    """What one trunk may dial."""
+
+    trunk: str
+    prefixes: tuple[str, ...]
+
+
+class _Chunks:
+    """Rows in, chunks of calls and rejections out."""
+
+    def __init__(
+        self,
+        *,
+        file: CsvFile,
+        load: Load,
+        prefixes: Sequence[_Prefixes],
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self._file = file
+        self._load = load
+        self._prefixes = prefixes
+        self._progress = progress
+        self._reported = time.monotonic()
+        self._rows = 0
+        self._ended: Counter[str] = Counter()
+        self._rejections: list[Rejection] = []
+        self._recipients: dict[str, tuple[Row, Recipient]] = {}
+        self._repeated: list[tuple[Row, str]] = []
+
+    def write_all(self) -> Counts:
+        rows = characters = 0
+        for row in self._file.rows():
+            self._sort(row)
+            rows += 1
+            characters += row.size
+            if rows == CHUNK_ROWS or characters > CHUNK_CHARACTERS:
+                self._flush(rows)
+                rows = characters = 0
+        self._flush(rows)
+        if not self._rows:
+            raise Invalid("file", "has a header row and no other")
+        self._report(now=True)
+        return Counts(
+            rows=self._rows,
+            accepted=self._ended["accepted"],
+            rejected=self._ended["rejected"],
+            duplicate=self._ended["duplicate"],
+        )
+
+    def _sort(self, row: Row) -> None:
+        try:
+            recipient = self._recipient(row)
+        except Invalid as error:
+            self._reject(row, "rejected", str(error))
+            return
+        # in a chunk the first line wins here, across chunks at `_flush`
+        if recipient.phone_number in self._recipients:
+            self._repeated.append((row, recipient.phone_number))
+        else:
+            self._recipients[recipient.phone_number] = (row, recipient)
+
+    def _recipient(self, row: Row) -> Recipient:
+        if row.problem is not None:
+            raise Invalid("row", row.problem)
+        recipient = self._columns.recipient(row.cells)
+        for trunk in self._prefixes:
+            if not allowed(recipient.phone_number, trunk.prefixes):
+                field = self._columns.headers[self._columns.phone]
+                raise Invalid(field, f"trunk {trunk.trunk!r} may only dial {_listed(trunk.prefixes)}")
+        return recipient
+
+    def _reject(self, row: Row, kind: str, reason: str) -> None:
+        self._rejections.append(Rejection(row.line_number, kind, reason, self._columns.row_text(row.cells)))
+
+    def _flush(self, rows: int) -> None:
+        if not rows:
+            return
+        known = self._load.known(list(self._recipients))
+        lines = {number: row.line_number for number, (row, _) in self._recipients.items()} | known
+        again = [(self._recipients.pop(number)[0], number) for number in known]
+        for row, number in again + self._repeated:
+            self._reject(row, "duplicate", f"has the same number as line {lines[number]}")
+        self._load.write({n: (row.line_number, r) for n, (row, r) in self._recipients.items()}, self._rejections)
+        self._rows += rows
+        self._ended["accepted"] += len(self._recipients)
+        self._ended.update(rejection.kind for rejection in self._rejections)
+        self._recipients, self._repeated, self._rejections = {}, [], []
+        self._report()
+
+    def _report(self, *, now: bool = False) -> None:
+        if self._progress and (now or time.monotonic() - self._reported > PROGRESS_EVERY):
+            self._reported = time.monotonic()
+            self._progress(
+                Progress(bytes_read=self._file.bytes_read, total_bytes=self._file.total_bytes, rows=self._rows)
+            )
+
+    @property
+    def _columns(self) -> Columns:
+        return self._file.columns
+
+
+def _agent_id(connection: Connection, agent: str) -> UUID:
+    thing_name(agent, field="agent")
+    found = connection.execute(select(agents.c.id).where(agents.c.name == agent)).first()
+    if not found:
+        raise NotFound("agent", agent)
+    agent_id: UUID = found.id
+    return agent_id
+
+
+def _prefixes(connection: Connection, numbers: Sequence[str]) -> list[_Prefixes]:
+    """Of each trunk that owns one of the numbers. Any of them may dial any row, so all must allow it."""
+    own = phone_numbers.alias()
+    found = connection.execute(
+        select(phone_numbers.c.phone_number, trunks.c.name, trunks.c.allowed_prefixes, own.c.phone_number)
+        .join(trunks, trunks.c.id == phone_numbers.c.trunk_id)
+        .join(own, own.c.trunk_id == trunks.c.id)
+        .where(phone_numbers.c.phone_number.in_(numbers))
+        .order_by(trunks.c.name)
+    ).all()
+    for number in numbers:
+        if number not in {row[0] for row in found}:
+            raise Invalid("from", f"{number} is not registered on any trunk: add it with `trunkline number add`")
+    allowed_by: dict[str, set[str]] = {}
+    for _, trunk, prefixes, owned in found:
+        allowed_by.setdefault(trunk, set()).update([country_code(owned)] if prefixes is None else prefixes)
+    return [_Prefixes(trunk=trunk, prefixes=tuple(sorted(prefixes))) for trunk, prefixes in allowed_by.items()]
+
+
+def _listed(prefixes: Sequence[str]) -> str:
+    return ", ".join(prefixes) or "nothing"
+
+
+@contextmanager
+def _readable_errors() -> Iterator[None]:
+    """`readable_errors`, for COPY as well, which psycopg does without SQLAlchemy."""
+    try:
+        with readable_errors():
+            yield
+    except psycopg.OperationalError as error:
+        raise Unavailable("Postgres went away during the upload; nothing of it will be kept") from error

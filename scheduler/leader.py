@@ -1,0 +1,123 @@
+"""The scheduler's leader: grants whenever something changes, and keeps house every second.
+
+    wait for the role ──▶ rebuild slots ──▶ grant, publish, sleep until woken ──▶ ...
+           ▲                    ▲                      │
+           │                    └─── Redis in doubt ◀──┤
+           └──────── role or database lost, or a newer epoch ◀┘
+
+It works through the connection that holds its role, at least once a second: a frozen leader loses the
+role in 6 s and can then write neither to Postgres nor, by its epoch, to Redis.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from uuid import UUID
+
+import redis
+import structlog
+from sqlalchemy.exc import DBAPIError
+
+from models.roles import Role, hold
+from models.settings import Settings
+from models.slots import Away, Bell, Forgot, LeaderSlots, Slots, Stale, connect
+from scheduler.grants import Granter
+from scheduler.housekeeping import Housekeeping
+from scheduler.lines import Lines, load_lines
+
+logger = structlog.get_logger(__name__)
+
+Publish = Callable[[Sequence[UUID]], None]
+
+_IDLE = timedelta(seconds=1)
+_LINES_FOR = 0.2  # seconds that a snapshot of the lines is used
+_RETRY_AFTER = 0.5
+
+
+class Leader:
+    """`run` returns when `stop` is set. `publish` sends the ids of committed attempts to the workers."""
+
+    def __init__(self, settings: Settings, redis_url: str, publish: Publish) -> None:
+        self._settings = settings
+        self._redis_url = redis_url
+        self._publish = publish
+        self._redis = connect(redis_url)
+
+    def run(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            try:
+                with hold(self._settings, "trunkline-scheduler", stop) as role:
+                    if role is None:
+                        return
+                    logger.info("leading", epoch=role.epoch)
+                    _Term(role, self._redis_url, self._redis, self._publish).serve(stop)
+            except DBAPIError as error:
+                logger.warning("role_lost", error=str(error.orig).strip().splitlines()[:1])
+            except Stale:
+                logger.warning("stepping_down", reason="a newer leader rules")
+            stop.wait(_RETRY_AFTER)
+
+
+class _Term:
+    """One tenure of the role."""
+
+    def __init__(self, role: Role, redis_url: str, client: redis.Redis, publish: Publish) -> None:
+        self._connection = role.connection
+        self._publish = publish
+        self._bell = Bell(client)
+        self._slots = Slots(client)
+        self._leader_slots = LeaderSlots(redis_url, role.epoch)
+        self._granter = Granter(self._leader_slots)
+        self._house = Housekeeping(role.connection)
+        self._lines: Lines | None = None
+        self._lines_at = 0.0
+
+    def serve(self, stop: threading.Event) -> None:
+        try:
+            self._publish_quietly(self._house.queued_attempts())
+            rebuilt = False
+            while not stop.is_set():
+                try:
+                    if not rebuilt:
+                        self._leader_slots.rebuild(self._house.holders(), self._house.suspect_rates())
+                        rebuilt = True
+                    self._round(stop)
+                except (Away, Forgot) as doubt:
+                    rebuilt = False
+                    logger.warning("slots_in_doubt", error=str(doubt) or type(doubt).__name__)
+                    self._house.beat()
+                    stop.wait(_RETRY_AFTER)
+        finally:
+            self._leader_slots.close()
+            self._bell.close()
+
+    def _round(self, stop: threading.Event) -> None:
+        now = time.monotonic()
+        if self._lines is None or now - self._lines_at > _LINES_FOR:
+            with self._connection.begin():
+                self._lines = load_lines(self._connection)
+            self._lines_at = now
+        done = self._granter.grant(self._connection, self._lines)
+        self._publish_quietly(done.attempt_ids)
+        if self._house.is_due(now):
+            freed, again = self._house.keep(now)
+            self._slots.free(freed)
+            self._publish_quietly(again)
+            if self._house.audit_is_due(now):
+                self._house.audit(self._leader_slots, now)
+        if done.attempt_ids and done.ask_again_in is None:
+            return  # there may be room for more
+        wait = _IDLE if not done.more_due or done.ask_again_in is None else min(_IDLE, done.ask_again_in)
+        self._bell.wait(wait)
+
+    def _publish_quietly(self, attempt_ids: Sequence[UUID]) -> None:
+        """What cannot be published now stays queued in the ledger, and the sweep publishes it again."""
+        if not attempt_ids:
+            return
+        try:
+            self._publish(attempt_ids)
+        except Exception as error:
+            logger.warning("not_published", attempts=len(attempt_ids), error=f"{type(error).__name__}: {error}")

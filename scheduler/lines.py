@@ -1,0 +1,88 @@
+"""What calls may be placed from, right now: numbers with their trunks, campaigns, nodes.
+
+A snapshot of the ledger that may be a moment old. That is safe: the claim checks again that the
+campaign runs and the trunk is on, and Asterisk asks for the trunk's rows at the moment of dialling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from models.slots import Scope
+from models.statements import statement
+
+DEAF_AFTER = timedelta(seconds=6)
+"""A node whose listener has not been heard of for so long gets no calls."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """A registered number on an active trunk, and the gateway its calls leave by."""
+
+    phone_number: str
+    trunk: Scope
+    trunk_id: UUID
+    gateway_id: UUID
+    leading_plus: bool
+
+    def dialed(self, phone_number: str) -> str:
+        return phone_number if self.leading_plus else phone_number.removeprefix("+")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Campaign:
+    id: UUID
+    from_numbers: tuple[str, ...]
+    scope: Scope | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lines:
+    by_number: Mapping[str, Line]
+    campaigns: Sequence[Campaign]
+    nodes: Mapping[str, Scope]
+
+    @property
+    def scopes(self) -> list[Scope]:
+        """Every scope that has a limit, each once."""
+        trunks = {line.trunk_id: line.trunk for line in self.by_number.values()}
+        return [*trunks.values(), *self.nodes.values(), *(c.scope for c in self.campaigns if c.scope)]
+
+
+def load_lines(connection: Connection) -> Lines:
+    """Reads the snapshot; three small queries, none of which looks at calls."""
+    by_number = {
+        row.phone_number: Line(
+            phone_number=row.phone_number,
+            trunk=Scope(
+                kind="trunk",
+                id=str(row.trunk_id),
+                limit=row.max_concurrent_calls,
+                calls_per_second=row.max_calls_per_second,
+            ),
+            trunk_id=row.trunk_id,
+            gateway_id=row.gateway_id,
+            leading_plus=row.leading_plus,
+        )
+        for row in connection.exec_driver_sql(statement("load_lines"))
+    }
+    campaigns = [
+        Campaign(
+            id=row.id,
+            from_numbers=tuple(row.from_numbers),
+            scope=Scope(kind="campaign", id=str(row.id), limit=row.max_concurrent_calls)
+            if row.max_concurrent_calls
+            else None,
+        )
+        for row in connection.exec_driver_sql(statement("running_campaigns"))
+    ]
+    nodes = {
+        row.name: Scope(kind="node", id=row.name, limit=row.max_calls)
+        for row in connection.exec_driver_sql(statement("live_nodes"), {"deaf_after": DEAF_AFTER})
+    }
+    return Lines(by_number=by_number, campaigns=campaigns, nodes=nodes)

@@ -1,0 +1,35 @@
+"""What has to be up before something is started: a call that waits unseen for a dead part would ring hours later."""
+
+from __future__ import annotations
+
+import redis
+from sqlalchemy import Connection
+
+from models.errors import Invalid, Unavailable
+from models.settings import Settings
+from models.slots import connect
+from models.statements import statement
+from scheduler.lines import DEAF_AFTER
+
+
+def require_asterisk(connection: Connection) -> None:
+    """Raises `Unavailable` when no node has a live listener: nothing could be dialled."""
+    if connection.exec_driver_sql(statement("live_nodes"), {"deaf_after": DEAF_AFTER}).first() is None:
+        raise Unavailable(
+            "Asterisk: no node is up and listened to; nothing was written; start it with `trunkline up`, or try again in a moment"
+        )
+
+
+def redis_client(settings: Settings) -> redis.Redis:
+    """A client that has been answered. Raises `Unavailable`, or `Invalid` for an address that is none."""
+    if settings.redis_url is None:
+        raise Unavailable("Redis: not running; start trunkline with `trunkline up`, or set TRUNKLINE_REDIS_URL")
+    try:
+        client = connect(settings.redis_url.get_secret_value())
+    except ValueError as error:
+        raise Invalid("TRUNKLINE_REDIS_URL", "must be redis://:PASSWORD@HOST:PORT/0") from error
+    try:
+        client.ping()
+    except redis.RedisError as error:
+        raise Unavailable(f"Redis does not answer: {error}; nothing was written; is trunkline up?") from error
+    return client

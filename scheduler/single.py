@@ -1,0 +1,132 @@
+"""Single calls: one person, picked before every campaign."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+import uuid_utils.compat
+from sqlalchemy import Connection, Engine, Select, insert, select
+
+from models.errors import Invalid, NotFound
+from models.schema import agents, call_events, calls, phone_numbers, trunks
+from models.statuses import FINAL, Status
+from scheduler import trunks as trunk_rows
+from scheduler.fields import thing_name, value
+from scheduler.fields import variables as check_variables
+from scheduler.phone_numbers import allowed, e164
+
+_POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CallState:
+    """Where a call is. `explanation` belongs to the end."""
+
+    status: Status
+    at: datetime
+    disposition: str | None
+    explanation: str | None = None
+
+
+def place(
+    connection: Connection,
+    *,
+    phone_number: str,
+    agent: str,
+    from_number: str,
+    name: str | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> UUID:
+    """Writes a call that is due now; after the commit the caller wakes the leader (`Slots.wake`).
+
+    Raises `Invalid` for a value that cannot be dialled or stored, for a `from` that is not registered
+    or whose trunk is off, and for a number that its trunk may not call; `NotFound` for the agent.
+    """
+    number = e164(phone_number)
+    caller = e164(from_number, field="from")
+    person = value(name, field="name") if name else None
+    values = check_variables(variables or {})
+    thing_name(agent, field="agent")
+    # the agent stays as long as this transaction
+    agent_id = connection.execute(
+        select(agents.c.id).where(agents.c.name == agent).with_for_update(key_share=True, read=True)
+    ).scalar_one_or_none()
+    if agent_id is None:
+        raise NotFound("agent", agent)
+    line = connection.execute(
+        select(trunks.c.id, trunks.c.name, trunks.c.is_active)
+        .join(phone_numbers, phone_numbers.c.trunk_id == trunks.c.id)
+        .where(phone_numbers.c.phone_number == caller)
+    ).first()
+    if line is None:
+        raise Invalid(
+            "from",
+            f"{caller} is not registered on any trunk: see `trunkline number list`, or add it with `trunkline number add`",
+        )
+    if not line.is_active:
+        raise Invalid(
+            "from", f"{caller} is on trunk {line.name!r}, which is off: switch it on with `trunkline trunk enable`"
+        )
+    prefixes = trunk_rows.prefixes(connection, line.id)
+    if not allowed(number, prefixes):
+        raise Invalid(
+            "phone_number",
+            f"trunk {line.name!r} may only call numbers that start with {', '.join(prefixes)}:"
+            " allow more with `trunkline trunk update --allowed-prefix`",
+        )
+    call_id: UUID = uuid_utils.compat.uuid7()
+    connection.execute(
+        insert(calls).values(
+            id=call_id,
+            agent_id=agent_id,
+            phone_number=number,
+            name=person,
+            variables=values,
+            from_number=caller,
+            status=Status.SCHEDULED.value,
+        )
+    )
+    return call_id
+
+
+def wait(engine: Engine, call_id: UUID, on_change: Callable[[CallState], None]) -> CallState:
+    """Tells every status of the call, in order and none left out, until it is final, and returns that one.
+
+    It reads `call_events`, so a status that lasted a millisecond is told as well. It waits as long as
+    the call does; end it with Ctrl-C, which leaves the call as it is. Raises `NotFound`.
+    """
+    with engine.connect() as connection:
+        call = connection.execute(_call(call_id)).first()
+    if call is None:
+        raise NotFound("call", str(call_id))
+    state = CallState(status=Status.SCHEDULED, at=call.created_at, disposition=None)
+    on_change(state)
+    while state.status not in FINAL:
+        time.sleep(_POLL_SECONDS)
+        with engine.connect() as connection:
+            for event in connection.execute(_events_after(call_id, state.at)).all():
+                state = CallState(status=Status(event.to_status), at=event.at, disposition=event.disposition)
+                if state.status in FINAL:
+                    call = connection.execute(_call(call_id)).one()
+                    state = CallState(
+                        status=state.status, at=state.at, disposition=state.disposition, explanation=call.explanation
+                    )
+                on_change(state)
+    return state
+
+
+def _call(call_id: UUID) -> Select[tuple[datetime, str | None]]:
+    return select(calls.c.created_at, calls.c.explanation).where(calls.c.id == call_id)
+
+
+def _events_after(call_id: UUID, at: datetime) -> Select[tuple[str, str | None, datetime]]:
+    e = call_events.c
+    return (
+        select(e.to_status, e.disposition, e.at)
+        .where(e.call_id == call_id, e.subject == "call", e.at > at)
+        .order_by(e.at)
+    )

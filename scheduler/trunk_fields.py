@@ -1,0 +1,136 @@
+"""The fields of a trunk as people give them, with their defaults; the words are the reference service's.
+
+What a field must be alone is said here; what fields must be together is checked in `scheduler.trunks`,
+against the row that an update leaves behind.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+
+from models.agents import check_host, host_and_port
+from scheduler.fields import by, plain_text, thing_name
+
+_PREFIX = re.compile(r"\+[1-9][0-9]{0,14}")
+_CODECS = re.compile(r"[a-z0-9]+(,[a-z0-9]+)*")
+_SIP_USER = re.compile(r"[A-Za-z0-9._+-]{1,100}")
+_DOMAIN = re.compile(r"[A-Za-z0-9.-]{1,253}")
+_MOST = 100_000  # a limit above this is a slip of the finger, and has to fit an integer
+
+
+def _prefix(text: str) -> str:
+    if not _PREFIX.fullmatch(text):
+        raise ValueError("must be + and the first digits of the numbers allowed, such as +49 or +4930")
+    return text
+
+
+def _codecs(text: str) -> str:
+    if not _CODECS.fullmatch(text):
+        raise ValueError("must be codecs in small letters with commas between, such as ulaw,alaw")
+    return text
+
+
+def _sip_user(text: str) -> str:
+    if not _SIP_USER.fullmatch(text):
+        raise ValueError("must be 1 to 100 letters, digits, . _ + or -")
+    return text
+
+
+def _domain(text: str) -> str:
+    if not _DOMAIN.fullmatch(text):
+        raise ValueError("must be a domain, such as sip.example.com")
+    return text
+
+
+def _network(text: str) -> str:
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError as error:
+        raise ValueError("must be an IP address or network, such as 192.0.2.10 or 192.0.2.0/24") from error
+    return text
+
+
+def _not_yet(wanted: bool) -> bool:
+    if wanted:
+        raise ValueError("inbound calls are not supported yet: must be false")
+    return wanted
+
+
+def _credential(text: SecretStr) -> SecretStr:
+    plain = text.get_secret_value()
+    by(plain_text, field="")(plain)
+    if not 1 <= len(plain) <= 255:
+        raise ValueError("must be 1 to 255 characters long")
+    return text
+
+
+Name = Annotated[str, AfterValidator(by(thing_name, field="name"))]
+SipUser = Annotated[str, AfterValidator(_sip_user)]
+Codecs = Annotated[str, AfterValidator(_codecs)]
+Secret = Annotated[SecretStr, AfterValidator(_credential)]
+AuthType = Literal["userpass", "ip-based"]
+
+
+class Gateway(BaseModel):
+    """One address of the provider. Without a port: by SRV, else the transport's own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gateway_address: Annotated[str, AfterValidator(by(check_host, field="gateway_address"))]
+    port: Annotated[int, Field(ge=1, le=65535)] | None = 5060
+    priority: Annotated[int, Field(ge=1, le=1000)] = 1  #: lower is tried first
+
+    @classmethod
+    def parse(cls, text: str, *, priority: int) -> Gateway:
+        """From `HOST[:PORT]`. Raises `Invalid`."""
+        host, port = host_and_port(text, field="gateway")
+        return cls(gateway_address=host, port=port, priority=priority)
+
+
+class _TrunkFields(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    provider: Name | None = None
+    auth_username: Secret | None = None
+    auth_password: Secret | None = None
+    ip_identifiers: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
+    allow: Codecs = "ulaw,alaw"
+    disallow: Codecs = "all"
+    transport: Literal["transport-udp", "transport-tcp", "transport-tls"] = "transport-udp"
+    direct_media: bool = False
+    rtp_symmetric: bool = True
+    force_rport: bool = True
+    media_encryption: Literal["no", "sdes"] = "no"
+    media_encryption_optimistic: bool = False
+    qualify_frequency: Annotated[int, Field(ge=0, le=86_400)] = 60
+    inbound_enabled: Annotated[bool, AfterValidator(_not_yet)] = False
+    outbound_leading_plus_enabled: bool = True
+    is_active: bool = True
+    max_concurrent_calls: Annotated[int, Field(gt=0, le=_MOST)] = 10
+    max_calls_per_second: Annotated[float, Field(gt=0, le=_MOST, allow_inf_nan=False)] = 10.0
+    #: None: the country codes of its own numbers
+    allowed_prefixes: Annotated[tuple[Annotated[str, AfterValidator(_prefix)], ...], Field(min_length=1)] | None = None
+    from_user: SipUser | None = None
+    from_domain: Annotated[str, AfterValidator(_domain)] | None = None
+    contact_user: SipUser | None = None
+    send_pai: bool = False
+
+
+class TrunkCreate(_TrunkFields):
+    """A trunk to be made."""
+
+    name: Name
+    auth_type: AuthType
+    gateways: Annotated[tuple[Gateway, ...], Field(min_length=1, max_length=20)]
+
+
+class TrunkUpdate(_TrunkFields):
+    """What is to be changed. Only fields that were given count; the defaults here are never written."""
+
+    name: Name = ""
+    auth_type: AuthType = "ip-based"
+    gateways: Annotated[tuple[Gateway, ...], Field(min_length=1, max_length=20)] = ()
