@@ -22,7 +22,9 @@ def _say(line: str) -> None:
 
 @app.command()
 def up(
-    detached: Annotated[bool, typer.Option("--detach", help="Return when everything is up, and leave it running.")] = False,
+    detached: Annotated[
+        bool, typer.Option("--detach", help="Return when everything is up, and leave it running.")
+    ] = False,
 ) -> None:
     """Start everything that is not running elsewhere: Postgres, Valkey, Asterisk, scheduler, workers, Flower."""
     from deploy.stack import Stack
@@ -39,7 +41,8 @@ def up(
 @app.command()
 def down(
     hang_up: Annotated[
-        bool | None, typer.Option("--hang-up/--wait", help="End the calls that are up, or wait for them (asked on a terminal).")
+        bool | None,
+        typer.Option("--hang-up/--wait", help="End the calls that are up, or wait for them (asked on a terminal)."),
     ] = None,
 ) -> None:
     """Stop what `trunkline up` started. Nothing is lost: what was not dialled is dialled after the next `up`."""
@@ -53,11 +56,13 @@ def down(
 
 
 @app.command()
-def demo() -> None:
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave everything but the carrier up at the end.")] = False,
+) -> None:
     """Dial a campaign of a few hundred people through a carrier of our own, on this machine only."""
     from deploy.demo import run_demo
 
-    raise typer.Exit(run_demo(read_settings(), _say))
+    raise typer.Exit(run_demo(read_settings(), _say, keep=keep))
 
 
 @run_commands.command("scheduler")

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
@@ -35,6 +36,7 @@ from models.settings import Login, Node, Settings
 NODE = "local"
 _RTP_PORTS = 2 * 400
 _FLOWER_USER = "trunkline"
+_ADDRESSES = {"home", "database_url", "database_owner_url", "redis_url", "asterisk_nodes"}
 # Celery warns of running as root, for pickle's sake; ours takes JSON only
 _ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore"}
 
@@ -47,7 +49,7 @@ class Stack:
     """As the user set them: without what an earlier run wrote down."""
     tree: Tree | None = None
     """The tree to run Asterisk from; found or fetched when None."""
-    runtime: dict[str, str] = field(default_factory=dict)
+    runtime: dict[str, Any] = field(default_factory=dict)
 
     @property
     def home(self) -> Path:
@@ -84,7 +86,7 @@ class Stack:
         for url in (self.settings.database_owner_url, self.settings.database_url):
             if url is not None:
                 return url.get_secret_value()
-        return self.runtime["database_owner_url"]
+        return str(self.runtime["database_owner_url"])
 
     def _make_logins(self, owner_url: str) -> None:
         if "database_url" in self.runtime:
@@ -200,6 +202,9 @@ class Stack:
         return int(known[name])
 
     def _write_runtime(self) -> None:
+        """What this run was given and what it started, for our processes and for commands in other shells."""
+        given = self.settings.model_dump(mode="json", include=self.settings.model_fields_set - _ADDRESSES)
+        self.runtime = {**given, **self.runtime}
         write_private(self.home / "runtime.json", json.dumps(self.runtime, indent=1) + "\n")
 
 

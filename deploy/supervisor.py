@@ -16,7 +16,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -208,17 +208,18 @@ def take_down(home: Path, *, hang_up: bool, say: Say) -> bool:
     return True
 
 
-def detach(home: Path, words: list[str], say: Say) -> None:
+def detach(home: Path, words: list[str], say: Say, *, env: Mapping[str, str] | None = None) -> None:
     """Starts a supervisor in a session of its own and returns when everything is up.
 
     Raises TrunklineError with its last words when it does not come up.
     """
     log = home / "log" / "up.log"
     log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    at = log.stat().st_size if log.exists() else 0
+    log.touch(mode=0o600)  # Flower's password is said in it
+    at = log.stat().st_size
     with log.open("ab") as out:
         process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            words, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
     while True:
         with log.open("rb") as said:
