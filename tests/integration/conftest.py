@@ -11,10 +11,12 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
+import redis
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
 from deploy.embedded.postgres import Postgres
+from deploy.embedded.valkey import Valkey
 from deploy.part import free_port, running
 from models.database import migrate, open_engine
 from models.settings import Settings
@@ -85,7 +87,24 @@ def database(postgres: PostgresServer, template_database: str, tmp_path: Path) -
 
 
 @pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    directory = tmp_path_factory.mktemp("valkey")
+    server = Valkey(directory=directory / "valkey", port=free_port(), passwords=directory / "passwords.json")
+    server.prepare()
+    with running(server.part()):
+        yield server
+
+
+@pytest.fixture
+def valkey(valkey_server: Valkey) -> Valkey:
+    """A real Valkey that has forgotten everything."""
+    with redis.Redis.from_url(valkey_server.url) as client:
+        client.flushall()
+    return valkey_server
+
+
+@pytest.fixture(scope="session")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """Everything, once a session: the tests on it make their own trunks, and leave no call up."""
-    with System(tmp_path_factory.mktemp("system")) as everything:
+    with System(tmp_path_factory.mktemp("system"), challenge=True) as everything:
         yield everything

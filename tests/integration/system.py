@@ -6,8 +6,10 @@ unless the test says so.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -66,7 +68,7 @@ class System:
         return self
 
     def _look_around(self) -> None:
-        self.settings = Settings(home=self.stack.home, ring_timeout_seconds=self.stack.settings.ring_timeout_seconds)
+        self.settings = Settings(home=self.stack.home)
         self.engine: Engine = create_engine(sqlalchemy_url(self.stack.runtime["database_owner_url"]))
         self.slots = Slots(connect(self.stack.runtime["redis_url"]))
         until(lambda: self.value("SELECT count(*) FROM nodes WHERE heard_at IS NOT NULL"), what="a node is heard")
@@ -143,12 +145,32 @@ class System:
         self.slots.wake()
         return call_id
 
+    def trunkline(self, *words: object, status: int = 0, text: str | None = None) -> str:
+        """Runs the command as a user would; returns what it printed. Fails the test on another exit status."""
+        done = subprocess.run(
+            [Path(sys.executable).parent / "trunkline", *map(str, words)],
+            env={**os.environ, "TRUNKLINE_HOME": str(self.stack.home)},
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == status, f"{words}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def campaign(self, name: str) -> dict[str, Any]:
+        """The row of campaign_status."""
+        with self.engine.begin() as connection:
+            row = connection.exec_driver_sql("SELECT * FROM campaign_status WHERE name = %(n)s", {"n": name}).one()
+            return dict(row._mapping)
+
     def status(self, call_id: UUID) -> str:
         return str(self.value("SELECT status FROM calls WHERE id = %(id)s", id=call_id))
 
     def carried(self, number: str) -> list[witness.CarrierCall]:
         """What the carrier has seen of a number."""
-        return witness.by_number(witness.read(self.carrier.log)).get(number, [])
+        return list(witness.by_number(witness.read(self.carrier.log)).get(number, []))
 
     def rows(self, sql: str, **parameters: object) -> list[Any]:
         with self.engine.begin() as connection:

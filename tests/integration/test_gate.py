@@ -56,14 +56,21 @@ def claimed_attempt(system: System, from_number: str, to: str, agent_id: UUID) -
 def withdraw(system: System, attempt_id: UUID) -> None:
     with system.engine.begin() as connection:
         assert ledger.withdraw(
-            connection, [attempt_id], of={Status.INITIATED}, at=datetime.now(UTC), explanation="a test", delay=timedelta(days=1)
+            connection,
+            [attempt_id],
+            of={Status.INITIATED},
+            at=datetime.now(UTC),
+            explanation="a test",
+            delay=timedelta(days=1),
         )
 
 
 @contextmanager
 def asterisks_database_frozen(system: System) -> Iterator[None]:
     """Every backend that serves Asterisk stops in the middle of whatever it does, and goes on afterwards."""
-    backends = [row[0] for row in system.rows("SELECT pid FROM pg_stat_activity WHERE usename LIKE 'trunkline_asterisk_%%'")]
+    backends = [
+        row[0] for row in system.rows("SELECT pid FROM pg_stat_activity WHERE usename LIKE 'trunkline_asterisk_%%'")
+    ]
     assert backends
     for pid in backends:
         os.kill(pid, signal.SIGSTOP)
@@ -88,7 +95,10 @@ def test_what_is_withdrawn_while_asterisks_database_is_frozen_is_not_dialled_aft
         pool.wait_up(NODE, timedelta(seconds=10))
         with asterisks_database_frozen(system):
             accepted = pool.originate_many([(NODE, withdrawn), (NODE, kept)])
-            assert [getattr(answer, "attempt_id", answer) for answer in accepted] == [withdrawn.attempt_id, kept.attempt_id]
+            assert [getattr(answer, "attempt_id", answer) for answer in accepted] == [
+                withdrawn.attempt_id,
+                kept.attempt_id,
+            ]
             assert pool.channels(NODE) == set(), "accepted, and yet there is nothing to be seen of it"
             withdraw(system, withdrawn.attempt_id)
         # the one that was not withdrawn is dialled after the thaw: that is what the gate is for
@@ -108,7 +118,9 @@ def test_a_trunk_that_is_switched_off_is_off_for_the_very_next_call(system: Syst
         until(lambda: system.carried("+12145550186"))
         system.run("UPDATE trunks SET is_active = false WHERE name = 'switch'")
         pool.originate_many([(NODE, second)])
-        until(lambda: system.value("SELECT status FROM attempts WHERE id = %(id)s", id=second.attempt_id) == "withdrawn")
+        until(
+            lambda: system.value("SELECT status FROM attempts WHERE id = %(id)s", id=second.attempt_id) == "withdrawn"
+        )
         system.run("UPDATE trunks SET is_active = true WHERE name = 'switch'")
         pool.originate_many([(NODE, third)])
         until(lambda: system.carried("+12165550186"))
@@ -123,9 +135,13 @@ def test_the_gate_lets_through_what_is_dialable_and_nothing_else(system: System)
             # the triggers would refuse most of these moves, and the view is what is asked here
             with system.engine.begin() as connection:
                 connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
-                connection.exec_driver_sql("UPDATE attempts SET status = %(s)s WHERE id = %(id)s", {"s": status.value, "id": attempt})
+                connection.exec_driver_sql(
+                    "UPDATE attempts SET status = %(s)s WHERE id = %(id)s", {"s": status.value, "id": attempt}
+                )
             shown = system.rows("SELECT contact FROM ps_aors WHERE id = %(id)s", id=str(attempt))
             assert bool(shown) == (status in {Status.INITIATED, Status.RINGING, Status.IN_PROGRESS}), status
-    plan = "\n".join(row[0] for row in system.rows("EXPLAIN SELECT * FROM ps_aors WHERE id = %(id)s LIMIT 1", id=str(attempt)))
+    plan = "\n".join(
+        row[0] for row in system.rows("EXPLAIN SELECT * FROM ps_aors WHERE id = %(id)s LIMIT 1", id=str(attempt))
+    )
     assert "attempts_gate" in plan or "Index" in plan, plan
     system.run("DELETE FROM attempts WHERE id = %(id)s", id=attempt)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,15 +15,17 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import Engine, text
 
 from models.database import open_engine
 from models.errors import Conflict, Invalid, NotFound, TrunklineError, Unavailable
 from scheduler import intake
 from scheduler.exports import write_rejected
-from scheduler.intake import Progress, Upload, remove_dead_loads, upload
-from scheduler.loads import Load, NewCampaign, loading
-from tests.integration.conftest import Database, PostgresServer
+from scheduler.intake import Progress, Upload, upload
+from scheduler.loads import remove_dead_loads
+from scheduler.loads import Load
+from tests.integration.conftest import Database
 
 OURS = "+4930123456"
 FROM_AMERICA = "+12025550199"
@@ -229,12 +235,12 @@ def test_an_export_of_no_campaign_is_refused(uploads: Uploads) -> None:
         (b"phone\n+4930123456\n" + b"x" * 2_000_000, {}, Invalid, "line 3 is longer than 1 MB"),
         (None, {"name": ""}, Invalid, "name: must be 1 to 100 characters"),
         (None, {"name": "x" * 101}, Invalid, "name: must be 1 to 100 characters"),
-        (None, {"name": "a\nb"}, Invalid, "name: must be"),
-        (None, {"name": "a\0"}, Invalid, "name: must be"),
+        (None, {"name": "a\nb"}, Invalid, "name: must"),
+        (None, {"name": "a\0"}, Invalid, "name: must"),
         (None, {"name": "a\udcff"}, Invalid, "name: must be"),
-        (None, {"name": " a"}, Invalid, "name: must be"),
+        (None, {"name": " a"}, Invalid, "name: must"),
         (None, {"agent": "nobody"}, NotFound, "there is no agent 'nobody'"),
-        (None, {"agent": "no\0body"}, NotFound, "there is no agent"),
+        (None, {"agent": "no\0body"}, Invalid, "agent: must have no NUL"),
         (None, {"from_numbers": []}, Invalid, "from: give at least one"),
         (None, {"from_numbers": ["030123"]}, Invalid, "from: has no +"),
         (None, {"from_numbers": ["+4930999999"]}, Invalid, r"from: \+4930999999 is not registered on any trunk"),
@@ -311,7 +317,7 @@ def test_control_c_in_the_middle_of_a_copy_leaves_nothing_behind(
 
 
 def kill_backend(load: Load, owner_url: str) -> None:
-    dead = load.connection.connection.dbapi_connection.info.backend_pid  # type: ignore[union-attr]
+    dead = load._cursor().connection.info.backend_pid
     with psycopg.connect(owner_url, autocommit=True) as connection:
         connection.execute("SELECT pg_terminate_backend(%s, 5000)", (dead,))
 
@@ -353,33 +359,59 @@ def test_of_two_uploads_of_one_name_at_the_same_time_one_is_refused(
     assert [type(error) for error in refused] == [Conflict]
 
 
-def abandon(engine: Engine, agent_id: UUID, name: str) -> None:
-    """A loader that dies as by kill -9: its connection is gone, and nothing was tidied up."""
-    from datetime import UTC, datetime
+DYING = """
+import os, signal, sys
+from pathlib import Path
+from models.database import open_engine
+from models.settings import Settings
+from scheduler import intake
+from scheduler.loads import Load
 
-    campaign = NewCampaign(
-        name=name, agent="bot", agent_id=agent_id, from_numbers=[OURS], max_concurrent_calls=None, header="phone"
+write = Load.write
+
+def last(self, recipients, rejections):
+    write(self, recipients, rejections)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+Load.write, intake.CHUNK_ROWS = last, 5
+engine = open_engine(Settings(database_url=os.environ["URL"]), "trunkline-test")
+intake.upload(engine, Path(sys.argv[1]), name=sys.argv[2], agent="bot", from_numbers=[sys.argv[3]])
+"""
+
+
+def load_and_die(uploads: Uploads, database: Database, name: str) -> None:
+    """A loader is killed as by kill -9 when five calls are committed; Postgres has noticed."""
+    uploads.path.write_text(TEN)
+    done = subprocess.run(
+        [sys.executable, "-c", DYING, str(uploads.path), name, OURS],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "URL": database.owner_url, "PYTHONPATH": "."},
+        timeout=60,
+        check=False,
     )
-    context = loading(engine, campaign, datetime.now(UTC))
-    load = context.__enter__()
-    columns = intake.Columns.parse("phone")
-    load.write({number(index): (index + 2, columns.recipient([number(index)])) for index in range(5)}, [])
-    load.connection.invalidate()
+    assert done.returncode == -signal.SIGKILL
+    ((campaign_id,),) = uploads.all("SELECT id FROM campaigns WHERE name = :name AND status = 'loading'", name=name)
+    wait_for_lock(database, campaign_id)
+    assert uploads.all("SELECT total FROM campaign_status WHERE name = :name", name=name) == [(5,)]
+
+
+def wait_for_lock(database: Database, campaign_id: UUID) -> None:
+    """Until nobody holds it; asked by a session of its own, for which none of ours is its own."""
+    with psycopg.connect(database.owner_url, options="-c statement_timeout=20s") as connection:
+        connection.execute("SELECT pg_advisory_xact_lock(1819238756, hashtext(%s))", (str(campaign_id),))
 
 
 def test_a_dead_load_is_removed_and_a_living_one_is_not(
-    uploads: Uploads, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    uploads: Uploads, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ((agent_id,),) = uploads.all("SELECT id FROM agents")
     removed: list[list[str]] = []
 
     def remove(load: Load) -> None:
-        with engine.connect() as connection:
+        with database.engine.connect() as connection:
             removed.append(remove_dead_loads(connection))
 
+    load_and_die(uploads, database, "dead")
     after_chunks(2, remove, monkeypatch)
-    abandon(engine, agent_id, "dead")
-    assert uploads.all("SELECT total FROM campaign_status WHERE name = 'dead'") == [(5,)]
     uploads(TEN, name="alive")
     assert removed == [["dead"]]
     assert uploads.all("SELECT name, total FROM campaign_status") == [("alive", 10)]
@@ -387,22 +419,21 @@ def test_a_dead_load_is_removed_and_a_living_one_is_not(
 
 
 def test_a_large_dead_load_is_removed_in_bounded_steps(
-    uploads: Uploads, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    uploads: Uploads, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("scheduler.loads._DELETED_AT_ONCE", 2)
-    ((agent_id,),) = uploads.all("SELECT id FROM agents")
-    abandon(engine, agent_id, "dead")
-    with engine.connect() as connection:
+    load_and_die(uploads, database, "dead")
+    with database.engine.connect() as connection:
         assert remove_dead_loads(connection, limit=4) == []
         assert uploads.all("SELECT count(*) FROM calls") == [(1,)]
         assert remove_dead_loads(connection, limit=4) == ["dead"]
     assert uploads.is_empty()
 
 
-def test_a_name_is_free_again_once_its_loader_is_dead(uploads: Uploads, engine: Engine) -> None:
-    ((agent_id,),) = uploads.all("SELECT id FROM agents")
-    abandon(engine, agent_id, "spring")
+def test_a_name_is_free_again_once_its_loader_is_dead(uploads: Uploads, database: Database) -> None:
+    load_and_die(uploads, database, "spring")
     assert counts(uploads(TEN)) == (10, 10, 0, 0)
+    assert uploads.all("SELECT count(*) FROM calls") == [(10,)]
 
 
 def test_a_campaign_that_was_removed_meanwhile_does_not_become_ready(
@@ -417,12 +448,10 @@ def test_a_campaign_that_was_removed_meanwhile_does_not_become_ready(
         uploads(TEN)
 
 
-def test_a_lock_ends_with_the_upload_and_no_connection_is_kept(uploads: Uploads) -> None:
+def test_a_lock_ends_with_the_upload_and_no_connection_is_kept(uploads: Uploads, database: Database) -> None:
     for name in ("a", "b", "c", "d", "e", "f", "g"):  # more than the pool has
-        uploads(TEN, name=name)
-    assert uploads.all(
-        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-    ) == [(0,)]
+        done = uploads(TEN, name=name)
+        wait_for_lock(database, done.campaign_id)
 
 
 def test_progress_grows_to_the_whole_file(uploads: Uploads, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -434,11 +463,8 @@ def test_progress_grows_to_the_whole_file(uploads: Uploads, monkeypatch: pytest.
     assert seen[-1] == Progress(bytes_read=len(TEN), total_bytes=len(TEN), rows=10)
 
 
-def test_without_postgres_the_upload_says_so(uploads: Uploads, database: Database, postgres: PostgresServer) -> None:
-    settings = database.settings.model_copy(update={"database_url": "postgresql://x:y@127.0.0.1:1/x"})
-    from pydantic import SecretStr
-
-    settings = settings.model_copy(update={"database_url": SecretStr("postgresql://x:y@127.0.0.1:1/x")})
+def test_without_postgres_the_upload_says_so(uploads: Uploads, database: Database) -> None:
+    settings = database.settings.model_copy(update={"database_url": SecretStr("postgresql://x:y@127.0.0.1:1/x")})
     uploads.engine = open_engine(settings, "trunkline-test")
     with pytest.raises(Unavailable, match="Postgres does not answer"):
         uploads(TEN)

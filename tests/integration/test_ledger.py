@@ -1,0 +1,509 @@
+"""Every write to an attempt or a call is conditional, happens once, and never deadlocks."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+from uuid import UUID
+
+import psycopg
+import pytest
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import OperationalError
+
+from models import ledger
+from models.database import open_engine
+from models.outcome import Disposition
+from models.sightings import Sight
+from models.statements import statement
+from models.statuses import DIALABLE, ENDS, Status
+from tests.integration.conftest import Database
+from tests.integration.ledger_rows import TIMER_B, Rows, ended, saw
+from tests.integration.system import until
+
+T = TypeVar("T")
+
+
+@pytest.fixture
+def engine(database: Database) -> Iterator[Engine]:
+    engine = open_engine(database.settings, "trunkline-test", pool_size=24)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def rows(engine: Engine) -> Rows:
+    return Rows(engine=engine)
+
+
+def at_once(work: Callable[[int], T], threads: int) -> list[T]:
+    """Runs `work(0)`, `work(1)`, ... in threads that start together; the first error is the test's."""
+    ready = threading.Barrier(threads)
+
+    def start(number: int) -> T:
+        ready.wait(30)
+        return work(number)
+
+    with ThreadPoolExecutor(threads) as pool:
+        return [done.result(60) for done in [pool.submit(start, number) for number in range(threads)]]
+
+
+def waiting_for_a_lock(rows: Rows) -> int:
+    return int(rows.value("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+
+
+@contextmanager
+def holding(engine: Engine, sql: str, **parameters: object) -> Iterator[Connection]:
+    """A transaction that has run `sql` and stays open."""
+    with engine.begin() as connection:
+        connection.exec_driver_sql(sql, parameters)
+        yield connection
+
+
+# --- the claim ------------------------------------------------------------------------------------
+
+
+def test_attempts_that_twenty_workers_claim_at_once_are_each_claimed_by_one(rows: Rows) -> None:
+    attempts = rows.grant(rows.campaign(60))
+
+    def work(number: int) -> list[UUID]:
+        mine = random.Random(number).sample(attempts, len(attempts))
+        return [id for start in range(0, len(mine), 15) for id in rows.claim(mine[start : start + 15])]
+
+    claimed = Counter(id for ids in at_once(work, 20) for id in ids)
+    assert claimed == Counter(attempts)
+    assert rows.all("SELECT DISTINCT a.status, c.status FROM attempts a JOIN calls c ON c.id = a.call_id") == [
+        ("initiated", "initiated")
+    ]
+
+
+def test_a_second_delivery_finds_nothing_to_claim(rows: Rows) -> None:
+    attempts = rows.grant(rows.campaign(3))
+    assert sorted(rows.claim(attempts)) == sorted(attempts)
+    assert rows.claim(attempts) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE campaigns SET status = 'paused'",
+        "UPDATE campaigns SET status = 'stopped'",
+        "UPDATE trunks SET is_active = false",
+        "UPDATE attempts SET queued_at = clock_timestamp() - interval '30 seconds'",
+        "UPDATE calls SET status = 'canceled'",
+        "UPDATE calls SET current_attempt_id = NULL",
+    ],
+)
+def test_a_claim_is_refused_once_the_ground_for_it_is_gone(rows: Rows, change: str) -> None:
+    attempts = rows.grant(rows.campaign(2))
+    rows.run(change)
+    assert rows.claim(attempts) == []
+    assert {rows.attempt(id).status for id in attempts} == {"queued"}
+
+
+def test_a_claim_goes_through_just_before_its_grant_is_void(rows: Rows) -> None:
+    (attempt,) = rows.grant(rows.campaign(1))
+    rows.run("UPDATE attempts SET queued_at = clock_timestamp() - interval '25 seconds'")
+    with rows.engine.begin() as connection:
+        (claim,) = ledger.claim(connection, [attempt])
+    assert timedelta(seconds=25) <= claim.age < timedelta(seconds=30)
+    assert (claim.connect, claim.node, claim.trunk_id) == ("playback://demo-congrats", "n1", rows.trunk)
+
+
+def test_a_single_call_is_claimed_without_a_campaign(rows: Rows) -> None:
+    (call,) = single_calls(rows, 1)
+    with rows.engine.begin() as connection:
+        (due,) = ledger.pick_single_calls(connection, ["+12025550100"], 5)
+        assert due.id == call
+        grant = rows.plan(due)
+        ledger.grant(connection, [grant])
+    assert rows.claim([grant.id]) == [grant.id]
+
+
+def single_calls(rows: Rows, number: int) -> list[UUID]:
+    return [
+        row[0]
+        for row in rows.all(
+            "INSERT INTO calls (id, agent_id, phone_number, from_number)"
+            " SELECT gen_random_uuid(), %(agent)s, '+1213' || (1000000 + n), '+12025550100' FROM generate_series(1, %(n)s) n"
+            " RETURNING id",
+            agent=rows.agent,
+            n=number,
+        )
+    ]
+
+
+def test_a_claim_waits_for_a_pause_in_hand_and_then_refuses_and_locks_no_attempt_meanwhile(rows: Rows) -> None:
+    """A pause locks its campaign first and its attempts after it: so must the claim, or the two deadlock."""
+    campaign = rows.campaign(3)
+    attempts = rows.grant(campaign)
+    with ThreadPoolExecutor(1) as pool:
+        with holding(rows.engine, "UPDATE campaigns SET status = 'paused' WHERE id = %(id)s", id=campaign) as pausing:
+            claimed = pool.submit(rows.claim, attempts)
+            until(lambda: waiting_for_a_lock(rows), what="the claim waits for the campaign's row")
+            pausing.exec_driver_sql("SELECT FROM attempts FOR UPDATE NOWAIT")
+        assert claimed.result(30) == []
+
+
+def test_a_pause_waits_for_a_claim_in_hand_and_then_finds_it(rows: Rows) -> None:
+    campaign = rows.campaign(1)
+    attempts = rows.grant(campaign)
+
+    def pause() -> list[tuple[str]]:
+        with holding(rows.engine, "SELECT FROM campaigns WHERE id = %(id)s FOR UPDATE", id=campaign) as pausing:
+            return [tuple(row) for row in pausing.exec_driver_sql("SELECT status FROM attempts")]
+
+    with ThreadPoolExecutor(1) as pool:
+        with rows.engine.begin() as claiming:
+            assert len(ledger.claim(claiming, attempts)) == 1
+            paused = pool.submit(pause)
+            until(lambda: waiting_for_a_lock(rows), what="the pause waits for the claim")
+        assert paused.result(30) == [("initiated",)]
+
+
+# --- withdraw, give back --------------------------------------------------------------------------
+
+
+def withdraw(rows: Rows, ids: Sequence[UUID], *of: Status, **more: object) -> list[UUID]:
+    with rows.engine.begin() as connection:
+        return ledger.withdraw(
+            connection,
+            ids,
+            of=set(of),
+            at=datetime.now(UTC),
+            explanation="a test",
+            **more,  # type: ignore[arg-type]
+        )
+
+
+def test_only_attempts_in_the_given_statuses_are_withdrawn_and_their_calls_come_back_due(rows: Rows) -> None:
+    queued, initiated, ringing = rows.grant(rows.campaign(3))
+    rows.claim([initiated, ringing])
+    rows.record(saw(ringing, Sight.RINGING))
+    assert withdraw(rows, [queued, initiated, ringing], Status.QUEUED) == [queued]
+    assert withdraw(rows, [queued, initiated, ringing], Status.INITIATED, delay=timedelta(hours=1)) == [initiated]
+    assert [rows.attempt(id).status for id in (queued, initiated, ringing)] == ["withdrawn", "withdrawn", "ringing"]
+    assert [rows.call_of(id).status for id in (queued, initiated, ringing)] == ["scheduled", "scheduled", "ringing"]
+    assert rows.value("SELECT due_at <= now() FROM calls WHERE id = %(id)s", id=rows.call_of(queued).id)
+    assert rows.value(
+        "SELECT due_at > now() + interval '59 minutes' FROM calls WHERE id = %(id)s", id=rows.call_of(initiated).id
+    )
+    assert rows.claim([queued, initiated]) == []
+
+
+def test_a_withdrawal_by_an_operator_cancels_the_call(rows: Rows) -> None:
+    (attempt,) = rows.grant(rows.campaign(1))
+    withdraw(rows, [attempt], Status.QUEUED, disposition=Disposition.CANCELED)
+    call = rows.call_of(attempt)
+    assert (call.status, call.disposition, call.ended_at is not None) == ("canceled", "canceled", True)
+
+
+def holders(rows: Rows) -> set[UUID]:
+    return {row.id for row in rows.all(statement("open_attempts"))}
+
+
+def pending(rows: Rows) -> UUID:
+    """An attempt that was claimed and withdrawn, whose verdict awaits its second look."""
+    (attempt,) = rows.grant(rows.campaign(1))
+    rows.claim([attempt])
+    withdraw(rows, [attempt], Status.INITIATED, second_look_at=datetime.now(UTC))
+    return attempt
+
+
+def test_a_verdict_keeps_its_call_and_its_slot_until_the_second_look(rows: Rows) -> None:
+    attempt = pending(rows)
+    assert rows.attempt(attempt).status == "withdrawn"
+    assert rows.call_of(attempt).status == "initiated"
+    assert holders(rows) == {attempt}
+    with rows.engine.begin() as connection:
+        assert ledger.give_back(connection, [attempt]) == [attempt]
+    assert rows.call_of(attempt).status == "scheduled"
+    assert holders(rows) == set()
+    with rows.engine.begin() as connection:
+        assert ledger.give_back(connection, [attempt]) == [], "given back already"
+
+
+def test_what_is_learned_of_a_withdrawn_attempt_does_not_give_its_call_back_before_the_second_look(rows: Rows) -> None:
+    attempt = pending(rows)
+    assert rows.record(ended(attempt, 0)) == []
+    assert (rows.attempt(attempt).status, rows.attempt(attempt).q850_cause) == ("withdrawn", 0)
+    assert rows.call_of(attempt).status == "initiated"
+    assert holders(rows) == {attempt}
+
+
+def test_an_attempt_that_lives_after_all_has_its_verdict_taken_back(rows: Rows) -> None:
+    attempt = pending(rows)
+    assert rows.record(saw(attempt, Sight.RINGING)) == []
+    assert (rows.attempt(attempt).status, rows.attempt(attempt).hold_until) == ("ringing", None)
+    assert rows.call_of(attempt).status == "ringing"
+    with rows.engine.begin() as connection:
+        assert ledger.give_back(connection, [attempt]) == []
+    assert rows.record(ended(attempt, 17, 486)) == [attempt]
+    assert rows.call_of(attempt).status == "busy"
+
+
+def test_who_holds_a_slot_is_what_is_open_and_what_is_lost_until_its_hold_is_over(rows: Rows) -> None:
+    attempts = rows.grant(rows.campaign(len(Status)))
+    in_status = dict(zip([s for s in Status if s is not Status.SCHEDULED], attempts, strict=False))
+    with rows.engine.begin() as connection:
+        for status, id in in_status.items():
+            # any status at all, past the triggers: what is asked here is the query
+            force_status(connection, id, status)
+    assert holders(rows) == set(attempts[len(in_status) :]) | {
+        in_status[status] for status in (*DIALABLE, Status.QUEUED)
+    }
+    rows.run("UPDATE attempts SET hold_until = now() + interval '1 minute'")
+    assert {in_status[Status.UNKNOWN], in_status[Status.WITHDRAWN]} <= holders(rows)
+    assert not holders(rows) & {in_status[status] for status in ENDS}
+    rows.run("UPDATE attempts SET hold_until = now() - interval '1 second'")
+    assert in_status[Status.UNKNOWN] not in holders(rows)
+    assert in_status[Status.WITHDRAWN] in holders(rows), "until it has been given back"
+
+
+def force_status(connection: Connection, attempt_id: UUID, status: Status) -> None:
+    connection.exec_driver_sql("RESET ROLE")
+    connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
+    connection.exec_driver_sql(
+        "UPDATE attempts SET status = %(s)s WHERE id = %(id)s", {"s": status.value, "id": attempt_id}
+    )
+    connection.exec_driver_sql("SET ROLE trunkline_services")
+
+
+def test_a_call_that_could_not_be_placed_three_times_has_failed(rows: Rows) -> None:
+    campaign = rows.campaign(1)
+    for time in (1, 2, 3):
+        rows.run("UPDATE calls SET due_at = now()")
+        (attempt,) = rows.grant(campaign)
+        rows.claim([attempt])
+        assert rows.record(saw(attempt, Sight.NOT_PLACED)) == [attempt]
+        assert rows.call_of(attempt).not_placed == time
+        assert rows.call_of(attempt).status == ("scheduled" if time < 3 else "failed")
+        assert rows.attempt(attempt).status == "withdrawn"
+    call = rows.call_of(attempt)
+    assert (call.disposition, call.attempts, call.ended_at is not None) == ("not-placed", 3, True)
+    assert call.explanation
+
+
+def test_a_call_that_could_not_be_placed_waits_before_it_is_tried_again(rows: Rows) -> None:
+    campaign = rows.campaign(1)
+    (attempt,) = rows.grant(campaign)
+    rows.claim([attempt])
+    rows.record(saw(attempt, Sight.NOT_PLACED))
+    assert rows.grant(campaign) == []
+
+
+def test_the_same_failed_placing_is_counted_once(rows: Rows) -> None:
+    (attempt,) = rows.grant(rows.campaign(1))
+    rows.claim([attempt])
+    made = saw(attempt, Sight.CHANNEL)
+    hangup, refused = ended(attempt, 0), saw(attempt, Sight.NOT_PLACED)
+    for batch in ([made, hangup], [hangup], [refused], [made, refused, hangup], [saw(attempt, Sight.CALLEE_HUNG_UP)]):
+        rows.record(*batch)
+        assert rows.attempt(attempt).status == "withdrawn"
+        assert (rows.call_of(attempt).status, rows.call_of(attempt).not_placed) == ("scheduled", 1)
+
+
+# --- what is seen ---------------------------------------------------------------------------------
+
+
+def test_a_call_follows_its_attempt_and_every_move_of_both_is_written_down(rows: Rows) -> None:
+    (attempt,) = rows.grant(rows.campaign(1))
+    rows.claim([attempt])
+    for sighting in (
+        saw(attempt, Sight.CHANNEL),
+        saw(attempt, Sight.RINGING),
+        saw(attempt, Sight.RINGING),
+        saw(attempt, Sight.ANSWERED),
+    ):
+        assert rows.record(sighting) == []
+    assert rows.record(ended(attempt, 16)) == [attempt]
+    assert rows.record(ended(attempt, 16)) == [], "its slot is freed once"
+    assert sorted(rows.moves(attempt)) == sorted(
+        [
+            ("call", "scheduled", "queued"),
+            *[
+                (subject, old, new)
+                for subject in ("attempt", "call")
+                for old, new in [
+                    ("queued", "initiated"),
+                    ("initiated", "ringing"),
+                    ("ringing", "in-progress"),
+                    ("in-progress", "completed"),
+                ]
+            ],
+        ]
+    )
+    call = rows.call_of(attempt)
+    assert (call.status, call.disposition, call.q850_cause, call.ended_at) == (
+        "completed",
+        "answered",
+        16,
+        rows.attempt(attempt).ended_at,
+    )
+
+
+def test_sightings_of_ids_that_are_no_attempts_are_passed_over(rows: Rows) -> None:
+    (attempt,) = rows.grant(rows.campaign(1))
+    rows.claim([attempt])
+    assert rows.record(ended(UUID(int=7), 16), ended(attempt, 17, 486)) == [attempt]
+
+
+def revived(rows: Rows) -> tuple[UUID, UUID, UUID]:
+    """A withdrawn attempt whose call was granted again: campaign, the old attempt, the newer one."""
+    campaign = rows.campaign(1)
+    (old,) = rows.grant(campaign)
+    rows.claim([old])
+    withdraw(rows, [old], Status.INITIATED)
+    (newer,) = rows.grant(campaign)
+    return campaign, old, newer
+
+
+def test_late_evidence_cancels_a_newer_attempt_that_has_not_left_and_takes_its_call_back(rows: Rows) -> None:
+    _, old, newer = revived(rows)
+    assert rows.record(saw(old, Sight.CHANNEL), saw(old, Sight.RINGING)) == [newer], "the newer one's slot is freed"
+    assert (rows.attempt(old).status, rows.attempt(newer).status) == ("ringing", "withdrawn")
+    call = rows.call_of(old)
+    assert (call.status, call.current_attempt_id) == ("ringing", old)
+    assert rows.claim([newer]) == []
+    assert rows.record(ended(old, 16)) == [old]
+    assert rows.call_of(old).status == "failed"
+
+
+def test_late_evidence_of_an_end_takes_the_call_back_too(rows: Rows) -> None:
+    _, old, newer = revived(rows)
+    assert set(rows.record(ended(old, 17, 486))) == {old, newer}
+    assert (rows.call_of(old).status, rows.attempt(newer).status) == ("busy", "withdrawn")
+
+
+def test_late_evidence_leaves_a_newer_attempt_that_has_left_and_its_call_alone(rows: Rows) -> None:
+    _, old, newer = revived(rows)
+    rows.claim([newer])
+    assert rows.record(saw(old, Sight.ANSWERED)) == []
+    assert (rows.attempt(old).status, rows.attempt(newer).status) == ("in-progress", "initiated")
+    call = rows.call_of(old)
+    assert (call.status, call.current_attempt_id) == ("initiated", newer)
+    assert rows.record(ended(old, 16)) == [old]
+    assert rows.call_of(old).status == "initiated"
+    assert rows.record(ended(newer, 17, 486)) == [newer]
+    assert rows.call_of(old).status == "busy"
+
+
+def test_late_evidence_takes_a_call_back_from_a_newer_attempt_that_was_withdrawn(rows: Rows) -> None:
+    _, old, newer = revived(rows)
+    withdraw(rows, [newer], Status.QUEUED)
+    assert rows.record(saw(old, Sight.ANSWERED)) == []
+    call = rows.call_of(old)
+    assert (call.status, call.current_attempt_id) == ("in-progress", old)
+
+
+def test_a_lost_attempt_takes_a_late_end_and_its_call_with_it(rows: Rows) -> None:
+    (attempt,) = rows.grant(rows.campaign(1))
+    rows.claim([attempt])
+    with rows.engine.begin() as connection:
+        (row,) = ledger.lock_attempts(connection, [attempt]).values()
+        lost = replace(row, status=Status.UNKNOWN, disposition="lost", ended_at=datetime.now(UTC))
+        ledger.write(connection, [ledger.Change(attempt=lost)])
+    assert rows.call_of(attempt).status == "unknown"
+    assert rows.record(saw(attempt, Sight.RINGING)) == []
+    assert rows.call_of(attempt).status == "unknown"
+    assert rows.record(ended(attempt, 16), saw(attempt, Sight.ANSWERED)) == [attempt]
+    assert (rows.call_of(attempt).status, rows.call_of(attempt).disposition) == ("completed", "answered")
+
+
+# --- everything at once ---------------------------------------------------------------------------
+
+
+def test_what_was_not_claimed_is_published_again_without_waiting_for_a_claim_in_hand(rows: Rows) -> None:
+    attempts = sorted(rows.grant(rows.campaign(4)))
+    rows.run("UPDATE attempts SET published_at = published_at - interval '6 seconds'")
+    with holding(rows.engine, "SELECT FROM attempts WHERE id = %(id)s FOR UPDATE", id=attempts[2]):
+        again = rows.all(statement("sweep_lost"), unclaimed_for=timedelta(seconds=5), void_after=ledger.VOID_AFTER)
+    assert sorted(row.id for row in again) == [attempts[0], attempts[1], attempts[3]]
+
+
+def test_grants_claims_events_sweeps_and_withdrawals_at_once_neither_deadlock_nor_lose_a_call(rows: Rows) -> None:
+    """Each thread takes the attempts it finds, several at a time and in any order, until every call is over."""
+    campaigns = [rows.campaign(60), rows.campaign(60)]
+    over = threading.Event()
+
+    def ids(seed: random.Random, *statuses: str) -> list[UUID]:
+        found = [r[0] for r in rows.all("SELECT id FROM attempts WHERE status = ANY (%(s)s)", s=list(statuses))]
+        return seed.sample(found, min(len(found), 16))
+
+    def granting(seed: random.Random) -> None:
+        rows.run("UPDATE calls SET due_at = now() WHERE status = 'scheduled' AND due_at > now()")
+        rows.grant(seed.choice(campaigns), 8)
+
+    def claiming(seed: random.Random) -> None:
+        rows.claim(ids(seed, "queued"))
+
+    def sweeping(seed: random.Random) -> None:
+        rows.all(statement("sweep_lost"), unclaimed_for=timedelta(0), void_after=ledger.VOID_AFTER)
+        with rows.engine.begin() as connection:
+            connection.exec_driver_sql(statement("fold_counts"))
+
+    def withdrawing(seed: random.Random) -> None:
+        withdraw(rows, ids(seed, "queued", "initiated")[:2], Status.QUEUED, Status.INITIATED)
+
+    def hearing(seed: random.Random) -> None:
+        batch = []
+        for id in ids(seed, "initiated", "ringing", "in-progress", "withdrawn"):
+            end = ended(id, *seed.choice([(17, 486), (16, None), (34, 503)]))
+            batch.append(
+                seed.choice([saw(id, Sight.CHANNEL), saw(id, Sight.RINGING), saw(id, Sight.ANSWERED), end, end])
+            )
+        with rows.engine.begin() as connection:
+            ledger.record(connection, batch, timer_b=TIMER_B)
+        open_calls = rows.value(
+            "SELECT scheduled + queued + initiated + ringing + in_progress FROM"
+            " (SELECT sum(scheduled) scheduled, sum(queued) queued, sum(initiated) initiated, sum(ringing) ringing,"
+            " sum(in_progress) in_progress FROM campaign_status) s"
+        )
+        if not open_calls:
+            over.set()
+
+    def work(number: int) -> int:
+        seed, done = random.Random(number), 0
+        task = (granting, claiming, claiming, hearing, hearing, hearing, sweeping, withdrawing)[number]
+        while not over.is_set() and done < 2000:
+            task(seed)
+            done += 1
+        return done
+
+    at_once(work, 8)
+    assert over.is_set()
+    assert (
+        rows.all("SELECT c.id FROM calls c JOIN attempts a ON a.id = c.current_attempt_id WHERE a.status <> c.status")
+        == []
+    )
+    assert rows.value("SELECT count(*) FROM calls WHERE status = ANY (%(ends)s)", ends=sorted(ENDS)) == 120
+
+
+def test_a_deadlock_would_be_seen_by_this_file(rows: Rows) -> None:
+    """The check above rests on Postgres's own detection reaching the test as an error."""
+    first, second = sorted(rows.grant(rows.campaign(2)))
+    lock = "SELECT FROM attempts WHERE id = %(id)s FOR UPDATE"
+
+    def take(connection: Connection, id: UUID) -> bool:
+        try:
+            connection.exec_driver_sql(lock, {"id": id})
+        except OperationalError as error:
+            assert isinstance(error.orig, psycopg.errors.DeadlockDetected)
+            return False
+        return True
+
+    with ThreadPoolExecutor(2) as pool, rows.engine.connect() as one, rows.engine.connect() as two:
+        one.exec_driver_sql(lock, {"id": first})
+        two.exec_driver_sql(lock, {"id": second})
+        crossing = [pool.submit(take, one, second), pool.submit(take, two, first)]
+        first_done = next(iter(wait(crossing, return_when="FIRST_COMPLETED").done))
+        assert not first_done.result()
+        (one if first_done is crossing[0] else two).rollback()
+        assert all(other.result() for other in crossing if other is not first_done)

@@ -1,0 +1,64 @@
+"""One call, by hand: before every campaign, at once, and explained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deploy.carrier import witness
+from deploy.carrier.people import numbers
+from tests.integration.system import System, until
+from tests.integration.test_campaign import seen_of, start_campaign
+
+
+def test_a_single_call_is_waited_for_and_explained(system: System) -> None:
+    from_number = system.add_trunk("single")
+    system.add_agent("single", "playback://hello-world")
+    said = system.trunkline(
+        "call", "+12145550101", "--agent", "single", "--from", from_number, "--name", "Ö, 李", "--wait"
+    )
+    assert "completed" in said
+    said = system.trunkline("call", "+12145550104", "--agent", "single", "--from", from_number, "--wait", status=1)
+    assert "does not exist" in said
+    [call] = system.carried("+12145550101")
+    assert call.from_number == from_number
+    assert call.digest == "right"
+
+
+def test_a_single_call_goes_before_a_campaign_that_fills_the_trunk(system: System, tmp_path: Path) -> None:
+    to = numbers({"01": 100}, skip=20)
+    from_number = start_campaign(system, tmp_path, "crowd", to)
+    until(lambda: len(seen_of(system, to)) >= 20)
+    system.trunkline("call", "+13125550177", "--agent", "crowd", "--from", from_number)
+    until(lambda: system.carried("+13125550177"), within=20)
+    [single] = system.carried("+13125550177")
+    later = [call for call in seen_of(system, to) if call.invited_at > single.invited_at]
+    assert later, "the campaign goes on after it"
+    system.trunkline("campaign", "stop", "crowd", "--hang-up")
+
+
+def test_a_number_that_is_not_registered_or_whose_trunk_is_off_is_refused_with_that_reason(system: System) -> None:
+    from_number = system.add_trunk("refused")
+    system.add_agent("refused")
+    system.trunkline("call", "+12145550101", "--agent", "refused", "--from", "+12025559999", status=1)
+    system.trunkline("trunk", "disable", "refused")
+    system.trunkline("call", "+12145550101", "--agent", "refused", "--from", from_number, status=1)
+    system.trunkline("trunk", "enable", "refused")
+    system.trunkline(
+        "call", "+4930123456", "--agent", "refused", "--from", from_number, status=1
+    )  # not an allowed prefix
+    assert system.value("SELECT count(*) FROM calls WHERE from_number = %(n)s", n=from_number) == 0
+
+
+def test_leading_plus_and_address_form_are_as_the_trunk_says(system: System) -> None:
+    agent = system.add_agent("forms", "playback://hello-world")
+    bare = system.add_trunk("bare", plus=False)
+    call = system.call(agent, bare, "+12245550186")
+    until(lambda: system.status(call) == "busy")
+    seen = {c.number: c for c in witness.read(system.carrier.log)}
+    assert "12245550186" in seen
+    assert "+12245550186" not in seen
+    by_address = system.add_trunk("address", userpass=False)
+    call = system.call(agent, by_address, "+12255550101")  # this carrier wants credentials
+    until(lambda: system.status(call) == "failed")
+    row = system.rows("SELECT disposition, sip_code FROM calls WHERE id = %(id)s", id=call)[0]
+    assert tuple(row) == ("auth-failed", 401)

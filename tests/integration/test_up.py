@@ -1,0 +1,179 @@
+"""`trunkline up` and `down`: everything in one command, started again when it dies, and nothing lost."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+
+from tests.integration.system import until
+
+
+class Home:
+    """A user's shell in a directory of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def trunkline(self, *words: str, status: int = 0) -> str:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("TRUNKLINE_")}
+        done = subprocess.run(
+            [Path(sys.executable).parent / "trunkline", *words],
+            env=environment,
+            cwd=self.directory,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == status, f"{words}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+    def config(self) -> dict[str, Any]:
+        return dict(json.loads(self.trunkline("config", "--json")))
+
+    def processes(self) -> dict[int, str]:
+        """Every process that works in this home, with its words."""
+        found: dict[int, str] = {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    if str(self.directory) in f"{(entry / 'cwd').readlink()} {words}":
+                        found[int(entry.name)] = words
+                except OSError:
+                    continue
+        return found
+
+
+@contextmanager
+def up(directory: Path) -> Iterator[Home]:
+    home = Home(directory)
+    home.trunkline("up", "--detach")
+    try:
+        yield home
+    finally:
+        home.trunkline("down", "--hang-up")
+
+
+def ask(url: str, path: str, *, login: bool) -> int:
+    parts = urlsplit(url)
+    request = urllib.request.Request(f"http://{parts.hostname}:{parts.port}{path}")
+    if login:
+        token = base64.b64encode(f"{parts.username}:{parts.password}".encode()).decode()
+        request.add_header("Authorization", f"Basic {token}")
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_up_starts_everything_once_and_down_ends_all_of_it_and_keeps_the_data(tmp_path: Path) -> None:
+    with up(tmp_path) as home:
+        config = home.config()
+        assert "up already" in home.trunkline("up", status=1)
+        assert ask(config["flower_url"], "/", login=False) == 401
+        assert ask(config["flower_url"], "/workers", login=True) == 200
+        home.trunkline("agent", "create", "kept", "--connect", "playback://hello-world")
+        words = " ".join(home.processes().values())
+        for part in ("postgres", "valkey-server", "asterisk", "scheduler", "listener", "celery"):
+            assert part in words, f"{part} runs"
+        secrets = json.loads((tmp_path / ".trunkline" / "passwords.json").read_text()).values()
+        assert not [secret for secret in secrets if secret in words], "no secret is in the list of processes"
+        readable = [p for p in (tmp_path / ".trunkline").rglob("*") if p.is_file() and p.stat().st_mode & 0o077]
+        assert not [p for p in readable if any(secret in p.read_text(errors="replace") for secret in secrets)]
+    until(lambda: not home.processes(), what="every process is gone")
+    refused = home.trunkline("campaign", "status", status=1)
+    assert "trunkline up" in refused
+    assert len(refused.strip().splitlines()) == 1
+    with up(tmp_path):
+        assert "kept" in home.trunkline("agent", "list")
+
+
+def test_a_part_that_dies_is_started_again(tmp_path: Path) -> None:
+    with up(tmp_path) as home:
+        config = home.config()
+        for part in ("celery -A workers.main worker", "deploy.main run scheduler", "valkey-server", "postgres -D"):
+            before = {pid for pid, words in home.processes().items() if part in words}
+            assert before, f"{part} runs"
+            for pid in before:
+                os.kill(pid, signal.SIGKILL)
+            until(
+                lambda part=part, before=before: (
+                    {  # type: ignore[misc]
+                        pid for pid, words in home.processes().items() if part in words
+                    }
+                    - before
+                ),
+                what=f"{part} runs again",
+            )
+
+        def dialable() -> bool:
+            try:
+                with psycopg.connect(config["database_url"]) as connection:
+                    row = connection.execute(
+                        "SELECT count(*) FROM nodes WHERE heard_at > now() - interval '4 s'"
+                    ).fetchone()
+                    return bool(row and row[0])
+            except psycopg.OperationalError:
+                return False
+
+        until(dialable, what="the node is heard again")
+
+
+def test_two_checkouts_side_by_side_do_not_disturb_each_other(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    with up(first) as one, up(second) as other:
+        assert one.config()["database_url"] != other.config()["database_url"]
+        one.trunkline("agent", "create", "mine", "--connect", "playback://hello-world")
+        assert "mine" not in other.trunkline("agent", "list")
+    until(lambda: not one.processes() and not other.processes())
+
+
+def test_down_without_an_up_says_so(tmp_path: Path) -> None:
+    assert "not up" in Home(tmp_path).trunkline("down", "--wait")
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT, signal.SIGINT]])
+def test_in_the_foreground_a_signal_ends_everything_also_while_it_starts(
+    tmp_path: Path, signals: list[signal.Signals]
+) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TRUNKLINE_")}
+    process = subprocess.Popen(
+        [Path(sys.executable).parent / "trunkline", "up"],
+        cwd=tmp_path,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "starting valkey" in line:
+            break
+    for number in signals:
+        process.send_signal(number)
+    said = process.stdout.read()
+    assert process.wait(60) == 0, said
+    assert "down" in said
+    assert "Traceback" not in said
+    process.stdout.close()
+    until(lambda: not Home(tmp_path).processes(), what="every process is gone")
