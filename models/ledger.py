@@ -117,7 +117,11 @@ def claim(connection: Connection, attempt_ids: Sequence[UUID]) -> list[Claim]:
 
 def lock_attempts(connection: Connection, attempt_ids: Iterable[UUID]) -> dict[UUID, Attempt]:
     """What the ledger holds of these attempts; unknown ids are left out."""
-    rows = connection.exec_driver_sql(statement("lock_attempts"), {"ids": list(attempt_ids)})
+    return _lock(connection, "lock_attempts", attempt_ids)
+
+
+def _lock(connection: Connection, name: str, attempt_ids: Iterable[UUID]) -> dict[UUID, Attempt]:
+    rows = connection.exec_driver_sql(statement(name), {"ids": list(attempt_ids)})
     return {row[0]: Attempt(**{**row._mapping, "status": Status(row.status)}) for row in rows}
 
 
@@ -160,7 +164,9 @@ def record(connection: Connection, sightings: Iterable[Sighting], *, timer_b: ti
         by_attempt.setdefault(sighting.attempt_id, []).append(sighting)
     changes: list[Change] = []
     over: list[Attempt] = []
-    for attempt_id, row in lock_attempts(connection, by_attempt).items():
+    for attempt_id, row in _lock(connection, "lock_attempts_and_newer", by_attempt).items():
+        if attempt_id not in by_attempt:
+            continue
         new = after(row, by_attempt[attempt_id], timer_b=timer_b)
         if new == row or replace(new, channel_at=row.channel_at) == row:
             continue  # that a channel was made is in Asterisk's CEL and mark already: not worth a write of its own

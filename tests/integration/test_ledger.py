@@ -6,7 +6,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -249,13 +249,12 @@ def test_an_attempt_that_lives_after_all_has_its_verdict_taken_back(rows: Rows) 
     assert rows.call_of(attempt).status == "busy"
 
 
-def test_who_holds_a_slot_is_what_is_open_and_what_is_lost_until_its_hold_is_over(rows: Rows) -> None:
+def test_who_holds_a_slot_is_what_is_open_and_what_is_lost_until_its_hold_is_over(
+    rows: Rows, database: Database
+) -> None:
     attempts = rows.grant(rows.campaign(len(Status)))
     in_status = dict(zip([s for s in Status if s is not Status.SCHEDULED], attempts, strict=False))
-    with rows.engine.begin() as connection:
-        for status, id in in_status.items():
-            # any status at all, past the triggers: what is asked here is the query
-            force_status(connection, id, status)
+    force_status(database, {id: status for status, id in in_status.items()})
     assert holders(rows) == set(attempts[len(in_status) :]) | {
         in_status[status] for status in (*DIALABLE, Status.QUEUED)
     }
@@ -267,13 +266,12 @@ def test_who_holds_a_slot_is_what_is_open_and_what_is_lost_until_its_hold_is_ove
     assert in_status[Status.WITHDRAWN] in holders(rows), "until it has been given back"
 
 
-def force_status(connection: Connection, attempt_id: UUID, status: Status) -> None:
-    connection.exec_driver_sql("RESET ROLE")
-    connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
-    connection.exec_driver_sql(
-        "UPDATE attempts SET status = %(s)s WHERE id = %(id)s", {"s": status.value, "id": attempt_id}
-    )
-    connection.exec_driver_sql("SET ROLE trunkline_services")
+def force_status(database: Database, statuses: dict[UUID, Status]) -> None:
+    """Any status at all, past the triggers: what is asked is a query."""
+    with psycopg.connect(database.owner_url) as connection:
+        connection.execute("SET LOCAL session_replication_role = replica")
+        for id, status in statuses.items():
+            connection.execute("UPDATE attempts SET status = %s WHERE id = %s", (status.value, id))
 
 
 def test_a_call_that_could_not_be_placed_three_times_has_failed(rows: Rows) -> None:
@@ -372,8 +370,8 @@ def test_late_evidence_cancels_a_newer_attempt_that_has_not_left_and_takes_its_c
     call = rows.call_of(old)
     assert (call.status, call.current_attempt_id) == ("ringing", old)
     assert rows.claim([newer]) == []
-    assert rows.record(ended(old, 16)) == [old]
-    assert rows.call_of(old).status == "failed"
+    assert rows.record(ended(old, 17, 486)) == [old]
+    assert rows.call_of(old).status == "busy"
 
 
 def test_late_evidence_of_an_end_takes_the_call_back_too(rows: Rows) -> None:
@@ -503,7 +501,4 @@ def test_a_deadlock_would_be_seen_by_this_file(rows: Rows) -> None:
         one.exec_driver_sql(lock, {"id": first})
         two.exec_driver_sql(lock, {"id": second})
         crossing = [pool.submit(take, one, second), pool.submit(take, two, first)]
-        first_done = next(iter(wait(crossing, return_when="FIRST_COMPLETED").done))
-        assert not first_done.result()
-        (one if first_done is crossing[0] else two).rollback()
-        assert all(other.result() for other in crossing if other is not first_done)
+        assert sorted(done.result(30) for done in crossing) == [False, True]
