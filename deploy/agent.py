@@ -124,7 +124,7 @@ class ExampleAgent:
         if server is not None:
             server.close()
         for call in self._calls:
-            pass
+            call.cancel()
         if self._calls:
             await asyncio.wait(self._calls, timeout=2 * GOODBYE_TIMEOUT)
         pool, self._pool = self._pool, None

@@ -117,11 +117,7 @@ def claim(connection: Connection, attempt_ids: Sequence[UUID]) -> list[Claim]:
 
 def lock_attempts(connection: Connection, attempt_ids: Iterable[UUID]) -> dict[UUID, Attempt]:
     """What the ledger holds of these attempts; unknown ids are left out."""
-    return _lock(connection, "lock_attempts", attempt_ids)
-
-
-def _lock(connection: Connection, name: str, attempt_ids: Iterable[UUID]) -> dict[UUID, Attempt]:
-    rows = connection.exec_driver_sql(statement(name), {"ids": list(attempt_ids)})
+    rows = connection.exec_driver_sql(statement("lock_attempts"), {"ids": list(attempt_ids)})
     return {row[0]: Attempt(**{**row._mapping, "status": Status(row.status)}) for row in rows}
 
 
@@ -164,14 +160,13 @@ def record(connection: Connection, sightings: Iterable[Sighting], *, timer_b: ti
         by_attempt.setdefault(sighting.attempt_id, []).append(sighting)
     changes: list[Change] = []
     over: list[Attempt] = []
-    for attempt_id, row in _lock(connection, "lock_attempts_and_newer", by_attempt).items():
-        if attempt_id not in by_attempt:
-            continue
+    revived: list[Attempt] = []
+    for attempt_id, row in lock_attempts(connection, by_attempt).items():
         new = after(row, by_attempt[attempt_id], timer_b=timer_b)
         if new == row or replace(new, channel_at=row.channel_at) == row:
             continue  # that a channel was made is in Asterisk's CEL and mark already: not worth a write of its own
         if row.status is Status.WITHDRAWN and new.status is not Status.WITHDRAWN:
-            over.extend(_take_back_call(connection, new))
+            revived.append(new)
         is_new = new.status is not row.status
         withdrawn = new.status is Status.WITHDRAWN
         # what is learned of a withdrawn attempt gives its call back neither again nor before the second look
@@ -184,36 +179,40 @@ def record(connection: Connection, sightings: Iterable[Sighting], *, timer_b: ti
         )
         if is_new and (new.status in ENDS or withdrawn):
             over.append(new)
+    if revived:
+        over += _take_back_calls(connection, revived)
     write(connection, changes)
     return over
 
 
-def _take_back_call(connection: Connection, alive: Attempt) -> list[Attempt]:
-    """An attempt that a verdict had withdrawn lives: its call is its own again, unless a newer attempt has left.
+def _take_back_calls(connection: Connection, alive: Sequence[Attempt]) -> list[Attempt]:
+    """Attempts that a verdict had withdrawn live: their calls are theirs again, unless a newer attempt has left.
 
-    Returns the newer attempt that was withdrawn for it, if there was one.
+    From the moment that a call is locked here no newer attempt of it can be claimed. Returns those that
+    were withdrawn at once; one in somebody's hand is given back by the worker that finds it unclaimable.
     """
-    withdrawn: list[Attempt] = []
-    while True:  # until no grant has come in between
-        newer_id = connection.exec_driver_sql(
-            "SELECT current_attempt_id FROM calls WHERE id = %(call)s", {"call": alive.call_id}
-        ).scalar_one()
-        if newer_id != alive.id:
-            newer = lock_attempts(connection, [newer_id])[newer_id]
-            if newer.status is Status.QUEUED:
-                newer = replace(
-                    newer, status=Status.WITHDRAWN, explanation="An earlier attempt of this call turned out to live."
-                )
-                write(connection, [Change(attempt=newer, follow=False)])
-                withdrawn.append(newer)
-            elif newer.status is not Status.WITHDRAWN:
-                return withdrawn
-        taken = connection.exec_driver_sql(
-            "UPDATE calls SET current_attempt_id = %(attempt)s WHERE id = %(call)s AND current_attempt_id = %(newer)s",
-            {"attempt": alive.id, "call": alive.call_id, "newer": newer_id},
-        )
-        if taken.rowcount:
-            return withdrawn
+    locked = connection.exec_driver_sql(statement("lock_calls"), {"ids": [row.call_id for row in alive]})
+    current: dict[UUID, UUID] = {row.id: row.current_attempt_id for row in locked}
+    newer = [current[row.call_id] for row in alive if current[row.call_id] != row.id]
+    queued = connection.exec_driver_sql(statement("lock_queued_attempts"), {"ids": newer}).scalars().all()
+    withdrawn = [
+        replace(row, status=Status.WITHDRAWN, explanation="An earlier attempt of this call turned out to live.")
+        for row in lock_attempts(connection, queued).values()
+    ]
+    write(connection, [Change(attempt=row, follow=False) for row in withdrawn])
+    left = set(
+        connection.exec_driver_sql(
+            "SELECT id FROM attempts WHERE id = ANY (%(ids)s::uuid[]) AND status NOT IN ('queued', 'withdrawn')",
+            {"ids": newer},
+        ).scalars()
+    )
+    for row in alive:
+        if current[row.call_id] not in left:
+            connection.exec_driver_sql(
+                "UPDATE calls SET current_attempt_id = %(attempt)s WHERE id = %(call)s",
+                {"attempt": row.id, "call": row.call_id},
+            )
+    return withdrawn
 
 
 def withdraw(

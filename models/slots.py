@@ -139,14 +139,17 @@ class Bell:
     def __init__(self, client: redis.Redis) -> None:
         self._messages = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
 
-    def wait(self, at_most: timedelta) -> None:
-        """Returns when rung since the last time, else after so long. Raises `Away`."""
+    def wait(self, at_most: timedelta) -> bool:
+        """Returns when rung since the last time, else after so long; whether there is something new to call. Raises `Away`."""
         try:
             if not self._messages.subscribed:
                 self._messages.subscribe(WAKE)
-            self._messages.get_message(timeout=max(0.0005, at_most.total_seconds()))
-            while self._messages.get_message(timeout=0) is not None:
-                pass  # rung several times is rung
+            message = self._messages.get_message(timeout=max(0.0005, at_most.total_seconds()))
+            new = False
+            while message is not None:  # rung several times is rung
+                new = new or message["data"] == b"work"
+                message = self._messages.get_message(timeout=0)
+            return new
         except redis.RedisError as error:
             raise Away(f"Redis: {error}") from error
 

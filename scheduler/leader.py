@@ -111,7 +111,8 @@ class _Term:
         if done.attempt_ids and done.ask_again_in is None:
             return  # there may be room for more
         wait = _IDLE if not done.more_due or done.ask_again_in is None else min(_IDLE, done.ask_again_in)
-        self._bell.wait(wait)
+        if self._bell.wait(wait):
+            self._lines = None  # the new call may be from a number that is new, too
 
     def _publish_quietly(self, attempt_ids: Sequence[UUID]) -> None:
         """What cannot be published now stays queued in the ledger, and the sweep publishes it again."""

@@ -176,8 +176,8 @@ async def test_stopping_hangs_up_what_is_up_and_listens_no_longer(caplog: pytest
     async with answering(listen=60) as (agent, port), Peer.dials(port, uuid4()) as peer:
         await peer.hears()
         await agent.stop()
+        assert len(agent.conversations) == 1, "nothing goes on behind a stop"
         assert (await peer.hears_all())[-1] == (HANGUP, b"")
-        assert len(agent.conversations) == 1
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", port)
         await agent.stop()
