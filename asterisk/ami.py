@@ -2,6 +2,7 @@
 
     AmiError              the link or an action failed
     ├── NeverSent         not one byte left: the link was down, or the input was refused
+    │   └── TooLate       its turn had passed
     ├── MaybeSent         written, then the link was lost or the deadline passed; Asterisk may have acted
     ├── Refused           Asterisk answered Response: Error (see `.message`)
     └── LoginRefused      the user or the secret is wrong
@@ -29,6 +30,10 @@ class AmiError(Exception):
 
 class NeverSent(AmiError):
     """Not one byte of the action has left."""
+
+
+class TooLate(NeverSent):
+    """Its turn had passed when it came to be sent: this process was held up."""
 
 
 class MaybeSent(AmiError):

@@ -14,6 +14,8 @@ from uuid import UUID
 from asterisk.connection import AmiMessage
 from models.sightings import Sight, Sighting
 
+_MOST_REMEMBERED = 50_000
+_REDIRECTED = 23  # Q.850, redirected to new destination
 _STATES = {"Ringing": Sight.RINGING, "Up": Sight.ANSWERED}
 _DIAL_STATES = {"RINGING": Sight.RINGING, "PROGRESS": Sight.RINGING, "ANSWER": Sight.ANSWERED}
 
@@ -22,12 +24,14 @@ class Interpreter:
     """Reads one unbroken stream of events; make a new one after every gap.
 
     It remembers which channels were made, because OriginateResponse says Failure also for a channel
-    that was made (then Hangup decides) and for a duplicate of a live one.
+    that was made (then Hangup decides) and for a duplicate of a live one; and which were redirected,
+    because the Hangup after a 3xx has lost its cause in one of ten.
     """
 
     def __init__(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._now = now
         self._channels: dict[UUID, datetime] = {}
+        self._redirected: set[UUID] = set()
 
     def read(self, event: AmiMessage) -> Sighting | None:
         """What this event shows of an attempt; None if it is about something else."""
@@ -35,12 +39,16 @@ class Interpreter:
             case "Newchannel":
                 sighting = self._sighting(event, "Uniqueid", Sight.CHANNEL)
                 if sighting:
-                    self._channels[sighting.attempt_id] = sighting.at
+                    self._remember(sighting)
                 return sighting
             case "Newstate":
                 return self._sighting(event, "Uniqueid", _STATES.get(event.get("ChannelStateDesc")))
             case "DialState" | "DialEnd" if not event.get("Uniqueid"):
-                return self._sighting(event, "DestUniqueid", _DIAL_STATES.get(event.get("DialStatus")))
+                sighting = self._sighting(event, "DestUniqueid", _DIAL_STATES.get(event.get("DialStatus")))
+                redirected = self._sighting(event, "DestUniqueid", Sight.ENDED) if event.get("Forward") else None
+                if redirected:
+                    self._redirected.add(redirected.attempt_id)
+                return sighting
             case "OriginateResponse":
                 return self._originate_response(event)
             case "HangupRequest":
@@ -48,18 +56,25 @@ class Interpreter:
             case "UserEvent" if event.get("UserEvent") == "AgentLeg":
                 return self._sighting(event, "Uniqueid", Sight.AGENT_LEG, text=event.get("status"))
             case "Hangup":
-                sighting = self._sighting(
-                    event,
-                    "Uniqueid",
-                    Sight.ENDED,
-                    cause=_number(event.get("Cause")),
-                    sip_code=_number(event.get("TechCause")) or None,
-                )
-                if sighting:
-                    return replace(sighting, channel_at=self._channels.pop(sighting.attempt_id, None))
-                return None
+                return self._hangup(event)
             case _:
                 return None
+
+    def _remember(self, made: Sighting) -> None:
+        self._channels[made.attempt_id] = made.at
+        if len(self._channels) > _MOST_REMEMBERED:  # in the order they were made: the oldest are over by far
+            del self._channels[next(iter(self._channels))]
+
+    def _hangup(self, event: AmiMessage) -> Sighting | None:
+        """The end, with when its channel was made. What is over is remembered: OriginateResponse may come after it."""
+        sip_code = _number(event.get("TechCause")) or None
+        ended = self._sighting(event, "Uniqueid", Sight.ENDED, cause=_number(event.get("Cause")), sip_code=sip_code)
+        if ended is None:
+            return None
+        redirected = ended.attempt_id in self._redirected
+        self._redirected.discard(ended.attempt_id)
+        cause = _REDIRECTED if redirected and not sip_code else ended.cause
+        return replace(ended, cause=cause, channel_at=self._channels.get(ended.attempt_id))
 
     def _originate_response(self, event: AmiMessage) -> Sighting | None:
         if event.get("Response") == "Success":

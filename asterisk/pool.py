@@ -17,6 +17,7 @@ import asyncio
 import math
 import re
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from uuid import UUID
 import structlog
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from asterisk.ami import TooLate
 from asterisk.connection import AmiConnection, AmiError, LoginRefused, MaybeSent, NeverSent, Refused, Timings
 from models.settings import Login, Node
 
@@ -66,6 +68,8 @@ class Originate:
     longest_call: timedelta
     variables: Mapping[str, str]
     mark_family: str
+    send_at: float = -math.inf  #: by `time.monotonic()`; not before
+    too_late_at: float = math.inf  #: from then on it is `TooLate`
 
     def headers(self) -> list[tuple[str, str]]:
         """The header lines, checked. Raises `NeverSent`, naming the field and never its value."""
@@ -222,7 +226,11 @@ class AmiPool:
     async def _originate(self, node: str, order: Originate) -> Accepted | AmiError:
         try:
             headers = order.headers()
-            await (await self._ready(node)).action("Originate", headers)
+            connection = await self._ready(node)
+            await asyncio.sleep(order.send_at - time.monotonic())
+            if time.monotonic() >= order.too_late_at:
+                raise TooLate("its turn has passed")
+            await connection.action("Originate", headers)
         except AmiError as error:
             return error
         except Exception as error:  # one fault must not hide what became of the other orders

@@ -173,8 +173,8 @@ class _Demo:
         calls = witness.read(carrier.log)
         with psycopg.connect(database_url) as connection:
             times = connection.execute(
-                "SELECT extract(epoch FROM initiated_at)::float8, extract(epoch FROM ended_at)::float8 FROM attempts"
-                " WHERE status <> 'withdrawn' ORDER BY initiated_at"
+                "SELECT extract(epoch FROM channel_at)::float8, extract(epoch FROM ended_at)::float8 FROM attempts"
+                " WHERE channel_at IS NOT NULL ORDER BY channel_at"
             ).fetchall()
         ours = [_dialled(at, ended) for at, ended in times]
         return [

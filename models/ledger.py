@@ -63,7 +63,6 @@ class Claim:
     node: str
     from_number: str
     max_calls_per_second: float
-    age: timedelta  #: since the grant
     connect: str  #: the agent's URI
 
 
@@ -180,19 +179,21 @@ def record(connection: Connection, sightings: Iterable[Sighting], *, timer_b: ti
         if is_new and (new.status in ENDS or withdrawn):
             over.append(new)
     if revived:
-        over += _take_back_calls(connection, revived)
+        # every call of the batch, so that they are locked in the order of their ids
+        locked = connection.exec_driver_sql(
+            statement("lock_calls"), {"ids": [change.attempt.call_id for change in changes]}
+        )
+        over += _take_back_calls(connection, revived, {row.id: row.current_attempt_id for row in locked})
     write(connection, changes)
     return over
 
 
-def _take_back_calls(connection: Connection, alive: Sequence[Attempt]) -> list[Attempt]:
+def _take_back_calls(connection: Connection, alive: Sequence[Attempt], current: Mapping[UUID, UUID]) -> list[Attempt]:
     """Attempts that a verdict had withdrawn live: their calls are theirs again, unless a newer attempt has left.
 
-    From the moment that a call is locked here no newer attempt of it can be claimed. Returns those that
-    were withdrawn at once; one in somebody's hand is given back by the worker that finds it unclaimable.
+    The calls are locked, with their `current` attempts: none of those can be claimed from now on. Returns
+    what was withdrawn at once; one in somebody's hand is given back by the worker that finds it unclaimable.
     """
-    locked = connection.exec_driver_sql(statement("lock_calls"), {"ids": [row.call_id for row in alive]})
-    current: dict[UUID, UUID] = {row.id: row.current_attempt_id for row in locked}
     newer = [current[row.call_id] for row in alive if current[row.call_id] != row.id]
     queued = connection.exec_driver_sql(statement("lock_queued_attempts"), {"ids": newer}).scalars().all()
     withdrawn = [

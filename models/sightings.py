@@ -132,17 +132,13 @@ def _decide(row: Attempt, facts: Attempt, seen: Sequence[Sighting], timer_b: tim
             ended_at=seen[-1].at,
         )
     alive = Status.IN_PROGRESS if facts.answered_at else Status.RINGING if facts.ringing_at else Status.INITIATED
-    if row.status not in DIALABLE and (row.q850_cause is not None or _left_no_trace(facts)):
-        return facts  # its channel has ended already (a Hangup has a cause), or there was none
+    if row.status not in DIALABLE and not (facts.channel_at or facts.ringing_at or facts.answered_at):
+        return facts  # nothing that was seen shows a channel
     if alive is not row.status and may_follow(row.status, alive):
         if row.status not in DIALABLE:  # a verdict of ours is overtaken by what was seen
             facts = replace(facts, disposition=None, explanation=None, ended_at=None, hold_until=None)
         return replace(facts, status=alive)
     return facts
-
-
-def _left_no_trace(facts: Attempt) -> bool:
-    return not (facts.channel_at or facts.ringing_at or facts.answered_at)
 
 
 def frees_after_cancel(row: Attempt) -> bool:

@@ -15,7 +15,9 @@ rebuilt from the ledger. Everybody else's scripts are refused while the epoch ke
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -33,10 +35,11 @@ TOMBSTONE = timedelta(minutes=2)
 YOUNGEST_ORPHAN = timedelta(seconds=30)
 CANCEL_LINGERS = timedelta(milliseconds=50)
 
-# INVITEs leave some milliseconds after their grants, and not all the same: a rate is paced a little
-# under its limit, so that no second at the carrier sees more than the limit and one.
-_PACE = 0.985
-_BURST = timedelta(milliseconds=5)  # a wake-up that comes late is made up for within this
+# Asterisk takes some milliseconds from an Originate to its INVITE, and not always the same: a rate is paced a
+# little under its limit, so that no second at the carrier sees more than the limit and one.
+_PACE = 0.99
+_BURST = timedelta(milliseconds=20)  # a leader that wakes up late makes up for it within this; the line evens it out
+LONGEST_WAIT = timedelta(milliseconds=100)  # in a trunk's line, between the claim and the Originate
 
 _PREFIX = "{trunkline}:"
 _EPOCH, _LEASES, _LINGERING, WAKE = (_PREFIX + name for name in ("epoch", "leases", "lingering", "wake"))
@@ -158,7 +161,7 @@ class Bell:
 
 
 class Slots:
-    """What anybody may do: free what is over, take a rate token. Thread-safe."""
+    """What anybody may do: free what is over, get in line for sending. Thread-safe."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
@@ -174,16 +177,23 @@ class Slots:
         keys = [_EPOCH, _LEASES, _LINGERING, WAKE, *map(_tombstone, ids)]
         _run(self._redis, "free", keys, [_micros(linger), _millis(TOMBSTONE), *ids])
 
-    def take_rate_token(self, trunk_id: UUID, calls_per_second: float) -> bool:
-        """A second token for a grant that grew old before it was claimed; False if there is none now."""
-        return bool(_run(self._redis, "token", [_EPOCH, rate_key("trunk", trunk_id)], pace(calls_per_second)) == 1)
+    def turns(self, sends: Sequence[tuple[UUID, float]]) -> list[timedelta | None]:
+        """When each attempt may be sent, from now: `sends` are its trunk and that trunk's calls a second.
+
+        None where the line is longer than `LONGEST_WAIT`: it is to be given back. Raises `Away`.
+        """
+        lines = Counter(sends)
+        arguments = [_micros(LONGEST_WAIT)]
+        for (_, calls_per_second), many in lines.items():
+            arguments += [pace(calls_per_second)[0], many]
+        waits = iter(_run(self._redis, "turns", [_EPOCH, *(_line(trunk_id) for trunk_id, _ in lines)], arguments))
+        of_trunk = {trunk: [next(waits) for _ in range(many)] for trunk, many in lines.items()}
+        return [timedelta(microseconds=wait) if (wait := of_trunk[trunk].pop(0)) >= 0 else None for trunk in sends]
 
     def wake(self) -> None:
         """Tells the leader that there is something to do. Best effort: it looks by itself every second."""
-        try:
+        with suppress(redis.RedisError):
             self._redis.publish(WAKE, "work")
-        except redis.RedisError:
-            pass
 
     def in_use(self, kind: str, id: object) -> int:
         """How many leases a scope has; for people, not for decisions."""
@@ -261,7 +271,7 @@ class LeaderSlots:
         return Audit(put_back=put_back, freed=freed, expired=expired)
 
     def close(self) -> None:
-        self._redis.close()
+        self._redis.connection_pool.disconnect()  # the client leaves a pool alone that it was given
 
     def _run_as_leader(self, name: str, keys: Sequence[str], arguments: Sequence[str | int]) -> list[Any]:
         try:
@@ -292,6 +302,10 @@ def _run(client: redis.Redis, name: str, keys: Sequence[str], arguments: Sequenc
             return client.eval(text, len(keys), *keys, *arguments)
     except redis.RedisError as error:
         raise Away(f"Redis: {error}") from error
+
+
+def _line(trunk_id: UUID) -> str:
+    return f"{_PREFIX}line:trunk:{trunk_id}"
 
 
 def _tombstone(attempt_id: str) -> str:

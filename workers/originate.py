@@ -7,6 +7,7 @@ listener, which looks it up.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -14,6 +15,7 @@ from uuid import UUID
 import structlog
 from sqlalchemy import Engine
 
+from asterisk.ami import TooLate
 from asterisk.marks import mark_family
 from asterisk.pool import AmiError, AmiPool, MaybeSent, Originate, Refused
 from models import ledger
@@ -26,8 +28,10 @@ from models.statuses import Status
 
 logger = structlog.get_logger(__name__)
 
-FRESH_FOR = timedelta(milliseconds=100)
-"""A grant older than this takes a rate token again: its own was for another moment."""
+_HELD_UP = timedelta(milliseconds=50)
+"""Later than this after its turn nothing is sent: what waited in a frozen process must not leave all at once."""
+
+_TURN_PASSED = "Not dialled: its turn in the trunk's calls a second had passed."
 
 
 class Originator:
@@ -53,26 +57,33 @@ class Originator:
             self._give_back(
                 unclaimed, Status.QUEUED, "Not dialled: its trunk, its campaign or its grant was off by then."
             )
-        in_time = [claim for claim in claims if claim.age <= FRESH_FOR or self._has_token(claim)]
-        late = [claim.id for claim in claims if claim not in in_time]
+        turns = self._turns(claims)
+        late = [claim.id for claim, turn in zip(claims, turns, strict=True) if turn is None]
         if late:
-            self._give_back(late, Status.INITIATED, "Not dialled: its turn in the trunk's calls a second had passed.")
-        if not in_time:
+            self._give_back(late, Status.INITIATED, _TURN_PASSED)
+        orders = [
+            (claim, self._order(claim, turn)) for claim, turn in zip(claims, turns, strict=True) if turn is not None
+        ]
+        if not orders:
             return 0
-        results = self._pool.originate_many([(claim.node, self._order(claim)) for claim in in_time])
-        for claim, result in zip(in_time, results, strict=True):
+        results = self._pool.originate_many([(claim.node, order) for claim, order in orders])
+        for (claim, _), result in zip(orders, results, strict=True):
             if isinstance(result, AmiError):
                 self._not_taken(claim, result)
         return sum(not isinstance(result, AmiError) for result in results)
 
-    def _has_token(self, claim: Claim) -> bool:
+    def _turns(self, claims: Sequence[Claim]) -> list[timedelta | None]:
+        """How long each has to wait in its trunk's line; None where it is to be given back."""
         try:
-            return self._slots.take_rate_token(claim.trunk_id, claim.max_calls_per_second)
+            return (
+                self._slots.turns([(claim.trunk_id, claim.max_calls_per_second) for claim in claims]) if claims else []
+            )
         except Away:
-            return False
+            return [None] * len(claims)
 
-    def _order(self, claim: Claim) -> Originate:
+    def _order(self, claim: Claim, turn: timedelta) -> Originate:
         agent = parse_connect(claim.connect)
+        send_at = time.monotonic() + turn.total_seconds()
         return Originate(
             attempt_id=claim.id,
             endpoint=str(claim.gateway_id),
@@ -83,12 +94,17 @@ class Originator:
             caller_id=claim.from_number,
             variables=agent.variables,
             mark_family=mark_family(datetime.now(UTC)),
+            send_at=send_at,
+            too_late_at=send_at + _HELD_UP.total_seconds(),
         )
 
     def _not_taken(self, claim: Claim, error: AmiError) -> None:
         logger.warning("originate_failed", attempt=str(claim.id), node=claim.node, error=str(error))
         if isinstance(error, MaybeSent):
             return  # Asterisk may be dialling: the listener sees it, or looks it up
+        if isinstance(error, TooLate):
+            self._give_back([claim.id], Status.INITIATED, _TURN_PASSED)
+            return
         placed_wrong = isinstance(error, Refused) and "does not exist" not in error.message  # else: it is booting
         self._give_back(
             [claim.id],

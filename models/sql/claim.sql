@@ -22,11 +22,10 @@ WITH running AS MATERIALIZED (
     AND a.status = 'queued'
     AND a.queued_at > clock_timestamp() - %(void_after)s::interval
     AND t.is_active
-  RETURNING a.id, a.call_id, a.trunk_id, a.gateway_id, a.node, a.from_number, c.agent_id, t.max_calls_per_second,
-            clock_timestamp() - a.queued_at AS age
+  RETURNING a.id, a.call_id, a.trunk_id, a.gateway_id, a.node, a.from_number, c.agent_id, t.max_calls_per_second
 ), followed AS (
   UPDATE calls SET status = 'initiated', updated_at = now() FROM claimed WHERE calls.id = claimed.call_id
 )
 SELECT claimed.id, claimed.trunk_id, claimed.gateway_id, claimed.node, claimed.from_number, claimed.max_calls_per_second,
-       claimed.age, agents.connect
+       agents.connect
 FROM claimed JOIN agents ON agents.id = claimed.agent_id

@@ -133,8 +133,8 @@ def test_a_shorter_timer_b_moves_the_split() -> None:
 
 
 @pytest.mark.parametrize("cause", [0, None])
-def test_an_end_without_cause_status_and_ringing_was_never_placed(cause: int | None) -> None:
-    assert ending(outcome_of(cause=cause)) == (S.WITHDRAWN, D.NOT_PLACED)
+def test_an_end_without_cause_status_and_ringing_was_not_placed_and_is_not_dialled_again(cause: int | None) -> None:
+    assert ending(outcome_of(cause=cause)) == (S.FAILED, D.NOT_PLACED)
     assert ending(outcome_of(cause=cause, rang=True)) == (S.NO_ANSWER, D.NO_ANSWER), "what rang was placed"
     assert ending(outcome_of(cause=cause, stopped=True)) == (S.CANCELED, D.CANCELED)
     assert ending(outcome_of(cause=cause, sip=503)) == (S.FAILED, D.CONGESTION)
@@ -172,8 +172,8 @@ def test_every_disposition_has_a_sentence_of_its_own_with_the_sip_status_where_t
     assert explain(disposition, sip_code=486) == (sentence if disposition is D.ANSWERED else f"{sentence} (SIP 486)")
 
 
-def test_whatever_is_seen_there_is_an_outcome_and_it_is_an_end_or_withdrawn() -> None:
+def test_whatever_is_seen_there_is_an_outcome_and_it_is_an_end() -> None:
     for sip in (None, *range(300, 700)):
         for cause in (None, *range(128)):
             for rang in (False, True):
-                assert outcome_of(sip=sip, cause=cause, rang=rang).status in ENDS | {S.WITHDRAWN}
+                assert outcome_of(sip=sip, cause=cause, rang=rang).status in ENDS

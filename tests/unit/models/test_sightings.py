@@ -182,7 +182,7 @@ STORIES = {
             originate_response("Failure", 0, 0.012),
             hangup(0, "", 0.013),
         ),
-        status=Status.WITHDRAWN,
+        status=Status.FAILED,
         disposition=Disposition.NOT_PLACED,
         cause=0,
     ),
@@ -231,8 +231,7 @@ def assert_tells(story: Story, end: Attempt) -> None:
     assert (end.status, end.disposition) == (story.status, story.disposition.value)
     assert (end.sip_code, end.q850_cause, end.hangup_by) == (story.sip_code, story.cause, story.hangup_by)
     (hangup_at,) = [sighting.at for sighting in read(story.events) if sighting.sight is Sight.ENDED]
-    if story.status is not Status.WITHDRAWN:  # of a refusal and a Hangup the first one counts
-        assert end.ended_at == hangup_at
+    assert end.ended_at == hangup_at
     assert story.says in (end.explanation or "")
     assert end.explanation
     shown = {sighting.sight for sighting in read(story.events)}
@@ -279,9 +278,8 @@ def test_a_doubled_stream_ends_the_same(story: Story) -> None:
 @given(data=st.data())
 def test_what_is_late_after_the_end_fills_in_and_moves_nothing(story: Story, data: st.DataObject) -> None:
     end = see(claimed(), read(story.events))
-    assert end.status in ENDS | {Status.WITHDRAWN}
-    foreign = [] if end.status is Status.WITHDRAWN else read(ANSWERED)  # what rang after all was no mere withdrawal
-    late = data.draw(st.lists(st.sampled_from([*foreign, *read(story.events)]), min_size=1, max_size=6))
+    assert end.status in ENDS
+    late = data.draw(st.lists(st.sampled_from([*read(ANSWERED), *read(story.events)]), min_size=1, max_size=6))
     new = see(end, late)
     assert (new.status, new.disposition, new.ended_at) == (end.status, end.disposition, end.ended_at)
 
@@ -361,9 +359,7 @@ def test_late_life_wins_over_a_verdict_and_wipes_it_out(seen: list[AmiMessage], 
 @stories
 def test_a_whole_story_that_comes_after_a_verdict_ends_as_it_happened(story: Story) -> None:
     for end in ends_of_every_split(withdrawn_by_a_verdict(), read(story.events)):
-        if story.status is not Status.WITHDRAWN:  # that it was withdrawn was right, then
-            assert_tells(story, end)
-        assert end.status is story.status
+        assert_tells(story, end)
 
 
 @pytest.mark.parametrize(
@@ -375,12 +371,9 @@ def test_a_whole_story_that_comes_after_a_verdict_ends_as_it_happened(story: Sto
     ],
     ids=lambda message: message.name,
 )
-@pytest.mark.parametrize("story", [STORIES["no RTP port was left"]], ids=["after a channel without RTP"])
-def test_what_shows_no_life_does_not_bring_a_withdrawn_attempt_back(story: Story, late: AmiMessage) -> None:
-    assert see(withdrawn_by_a_verdict(), read([late])).status is Status.WITHDRAWN
-    ended = see(claimed(), read(story.events))
-    assert see(ended, read([late])).status is Status.WITHDRAWN
-    assert see(ended, read([newchannel()])).status is Status.WITHDRAWN, "its channel has ended"
+@pytest.mark.parametrize("status", [Status.QUEUED, Status.WITHDRAWN])
+def test_what_shows_no_channel_brings_no_attempt_to_life(status: Status, late: AmiMessage) -> None:
+    assert see(replace(withdrawn_by_a_verdict(), status=status), read([late])).status is status
 
 
 @stories
@@ -389,10 +382,7 @@ def test_unknown_takes_no_sign_of_life_and_every_end(story: Story) -> None:
     before = [sighting for sighting in read(story.events) if sighting.sight is not Sight.ENDED]
     assert see(lost, before).status is Status.UNKNOWN
     for end in ends_of_every_split(lost, read(story.events)):
-        if story.status is Status.WITHDRAWN:  # it is not known that no INVITE left: Hangup alone says so too late
-            assert end.status is Status.UNKNOWN
-        else:
-            assert_tells(story, end)
+        assert_tells(story, end)
 
 
 def test_only_what_may_be_a_cancel_of_ours_lingers() -> None:

@@ -93,9 +93,8 @@ def test_a_verdict_never_follows_what_was_heard_of_an_attempt() -> None:
 
 
 def test_a_call_is_never_withdrawn_and_an_attempt_never_scheduled() -> None:
-    assert (
-        all(S.WITHDRAWN not in follow for follow in CALL_TRANSITIONS.values()) and S.WITHDRAWN not in CALL_TRANSITIONS
-    )
+    assert all(S.WITHDRAWN not in follow for follow in CALL_TRANSITIONS.values())
+    assert S.WITHDRAWN not in CALL_TRANSITIONS
     assert S.SCHEDULED not in ATTEMPT_TRANSITIONS
 
 
@@ -103,7 +102,8 @@ def test_every_status_of_a_call_leads_to_an_end() -> None:
     for start in Status:
         if start is S.WITHDRAWN:
             continue
-        reached, more = {start}, {start}
+        reached: set[Status] = {start}
+        more: set[Status] = {start}
         while more:
             more = {new for old in more for new in CALL_TRANSITIONS[old]} - reached
             reached |= more

@@ -1,0 +1,286 @@
+"""What is made of a gap: nothing is guessed, nothing that happened in it is left for an hour."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self
+from uuid import UUID
+
+import psycopg
+import pytest
+
+from asterisk import listener as listening
+from asterisk.connection import AmiMessage, MaybeSent
+from asterisk.link import Down, Up
+from asterisk.listener import Listener
+from asterisk.reconcile import Reconciler
+from deploy.embedded.valkey import Valkey
+from models.database import open_engine
+from models.settings import Login, Node
+from models.sightings import Sight
+from models.slots import Slots, connect
+from tests.integration.conftest import Database
+from tests.integration.ledger_rows import Rows, saw
+from tests.integration.system import until
+
+LOGIN = Login(username="u", secret="s")
+NODE = Node(name="n1", host="127.0.0.1", port=1, listener=LOGIN, sender=LOGIN)
+
+
+@dataclass(kw_only=True)
+class ScriptedLink:
+    """Asterisk, as far as the listener sees it: what it tells, and what it answers."""
+
+    inbox: queue.SimpleQueue[AmiMessage | Up | Down] = field(default_factory=queue.SimpleQueue)
+    live: dict[UUID, str] = field(default_factory=dict)
+    marked: set[UUID] = field(default_factory=set)
+    silent_for: int = 0  #: so many questions get no answer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def take(self, *, at_most: int, wait: timedelta) -> list[AmiMessage | Up | Down]:
+        try:
+            return [self.inbox.get(timeout=wait.total_seconds())]
+        except queue.Empty:
+            return []
+
+    def channels(self) -> dict[UUID, str]:
+        return self.live
+
+    def startup(self) -> str:
+        if self.silent_for:
+            self.silent_for -= 1
+            raise MaybeSent("no answer in time")
+        return "2026-05-04 12:00:00"
+
+    def has_mark(self, family: str, attempt_id: UUID) -> bool:
+        return attempt_id in self.marked
+
+
+@pytest.fixture
+def rows(database: Database) -> Iterator[Rows]:
+    engine = open_engine(database.settings, "trunkline-test")
+    yield Rows(engine=engine)
+    engine.dispose()
+
+
+@pytest.fixture
+def cel(database: Database) -> Iterator[Any]:
+    """Writes rows as Asterisk does: `cel(attempt, "HANGUP", cause)`."""
+    with psycopg.connect(database.owner_url, autocommit=True) as connection:
+
+        def write(attempt_id: UUID, kind: str, cause: int | None = None) -> None:
+            connection.execute(
+                "INSERT INTO cel (eventtype, eventtime, uniqueid, extra) VALUES (%s, clock_timestamp(), %s, %s)",
+                (kind, str(attempt_id), "" if cause is None else f'{{"hangupcause":{cause},"hangupsource":""}}'),
+            )
+
+        yield write
+
+
+@pytest.fixture
+def link(monkeypatch: pytest.MonkeyPatch) -> ScriptedLink:
+    link = ScriptedLink()
+    monkeypatch.setattr(listening, "Link", lambda node: link)
+    monkeypatch.setattr(listening, "_LOOK_EVERY", 0.05)
+    return link
+
+
+@pytest.fixture
+def listens(database: Database, valkey: Valkey, link: ScriptedLink, rows: Rows) -> Iterator[None]:
+    stop = threading.Event()
+    listener = Listener(database.settings, NODE, Slots(connect(valkey.url)))
+    thread = threading.Thread(target=listener.run, args=(stop,))
+    thread.start()
+    yield
+    stop.set()
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def claimed(rows: Rows, *sights: Sight, ago: timedelta = timedelta(0)) -> UUID:
+    (attempt,) = rows.grant(rows.campaign(1))
+    rows.claim([attempt])
+    for sight in sights:
+        rows.record(saw(attempt, sight))
+    rows.run(
+        "UPDATE attempts SET initiated_at = initiated_at - %(ago)s::interval WHERE id = %(id)s", ago=ago, id=attempt
+    )
+    return attempt
+
+
+def is_heard(rows: Rows) -> bool:
+    return bool(rows.value("SELECT heard_at IS NOT NULL FROM nodes"))
+
+
+# --- the listener ---------------------------------------------------------------------------------
+
+
+def hangup(attempt_id: UUID, cause: int) -> AmiMessage:
+    return AmiMessage(name="Hangup", headers={"uniqueid": str(attempt_id), "cause": str(cause), "techcause": ""})
+
+
+@pytest.mark.usefixtures("listens")
+def test_a_call_that_was_answered_in_the_gap_and_ends_after_it_is_completed(
+    rows: Rows, link: ScriptedLink, cel: Any
+) -> None:
+    """Too young to be looked up, its Newstate Up unheard: only Asterisk's own ledger knows of the answer."""
+    attempt = claimed(rows, Sight.RINGING)
+    for kind in ("CHAN_START", "ANSWER"):
+        cel(attempt, kind)
+    link.live[attempt] = "Up"
+    link.inbox.put(Up())
+    link.inbox.put(hangup(attempt, 16))
+    until(lambda: rows.attempt(attempt).ended_at)
+    assert (rows.attempt(attempt).status, rows.attempt(attempt).disposition) == ("completed", "answered")
+
+
+@pytest.mark.usefixtures("listens")
+def test_a_node_that_did_not_answer_after_a_gap_is_asked_again_until_it_is_heard(
+    rows: Rows, link: ScriptedLink
+) -> None:
+    link.silent_for = 3
+    link.inbox.put(Up())
+    until(lambda: link.silent_for == 0)
+    until(lambda: is_heard(rows), what="the node is heard")
+
+
+@pytest.mark.usefixtures("listens")
+def test_a_node_is_deaf_as_soon_as_its_link_is_down(rows: Rows, link: ScriptedLink) -> None:
+    link.inbox.put(Up())
+    until(lambda: is_heard(rows))
+    link.inbox.put(Down("cut"))
+    until(lambda: not is_heard(rows))
+    assert rows.value("SELECT listening_since IS NULL FROM nodes")
+
+
+# --- the look -------------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class Look:
+    """A reconciler whose clock the test moves."""
+
+    rows: Rows
+    link: ScriptedLink
+    database: Database
+    clock: float = 0.0
+
+    def __enter__(self) -> Self:
+        self._connection = self.rows.engine.connect()
+        self.reconciler = Reconciler(
+            self.database.settings,
+            "n1",
+            self._connection,
+            self.link,  # type: ignore[arg-type]
+            lambda: self.clock,
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def after_gap(self) -> list[UUID]:
+        return [row.id for row in self.reconciler.after_gap(datetime.now(UTC))]
+
+
+@pytest.fixture
+def look(rows: Rows, database: Database) -> Iterator[Look]:
+    with Look(rows=rows, link=ScriptedLink(), database=database) as look:
+        yield look
+
+
+OLD = timedelta(seconds=5)
+
+
+def test_what_ended_in_the_gap_while_it_was_in_hand_is_looked_up_a_moment_later(
+    rows: Rows, look: Look, cel: Any
+) -> None:
+    attempt = claimed(rows, Sight.RINGING)
+    cel(attempt, "CHAN_START")
+    cel(attempt, "HANGUP", 17)
+    assert look.after_gap() == []
+    assert rows.attempt(attempt).status == "ringing", "it is too young for a verdict"
+    rows.run("UPDATE attempts SET initiated_at = initiated_at - interval '4 seconds'")
+    look.clock += 4.0
+    assert [row.id for row in look.reconciler.overdue()] == [attempt]
+    assert rows.attempt(attempt).status == "busy"
+    other = claimed(rows, Sight.RINGING, ago=OLD)
+    assert look.reconciler.overdue() == []
+    assert rows.attempt(other).status == "ringing", "only what is overdue from then on"
+
+
+def test_a_live_channel_carries_on(rows: Rows, look: Look) -> None:
+    attempt = claimed(rows, ago=OLD)
+    look.link.live[attempt] = "Up"
+    assert look.after_gap() == []
+    assert rows.attempt(attempt).status == "in-progress"
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        ([("CHAN_START", None), ("ANSWER", None), ("HANGUP", 16)], ("completed", "answered")),
+        ([("CHAN_START", None), ("HANGUP", 17)], ("busy", "busy")),
+        ([("CHAN_START", None), ("HANGUP", 21)], ("failed", "rejected")),
+        ([("CHAN_START", None), ("HANGUP", 0)], ("failed", "not-placed")),
+    ],
+)
+def test_an_outcome_in_asterisks_ledger_is_that_outcome(
+    rows: Rows, look: Look, cel: Any, events: list[tuple[str, int | None]], expected: tuple[str, str]
+) -> None:
+    attempt = claimed(rows, ago=OLD)
+    for kind, cause in events:
+        cel(attempt, kind, cause)
+    assert look.after_gap() == [attempt]
+    assert (rows.attempt(attempt).status, rows.attempt(attempt).disposition) == expected
+
+
+@pytest.mark.parametrize("sign", ["cel", "mark", "event", "restart"])
+def test_a_channel_that_was_made_and_has_no_end_is_unknown_and_keeps_its_slot(
+    rows: Rows, look: Look, cel: Any, sign: str
+) -> None:
+    attempt = claimed(rows, *([Sight.RINGING] if sign == "event" else []), ago=OLD)
+    if sign == "cel":
+        cel(attempt, "CHAN_START")
+    if sign == "mark":
+        look.link.marked.add(attempt)
+    if sign == "restart":
+        rows.run("UPDATE nodes SET started_at = clock_timestamp()")
+    assert look.after_gap() == []
+    row = rows.attempt(attempt)
+    assert (row.status, row.disposition, rows.call_of(attempt).status) == ("unknown", "lost", "unknown")
+    longest = look.database.settings.ring_timeout + look.database.settings.longest_call
+    at_least = longest - OLD * 2 if sign == "restart" else look.database.settings.lost_call_hold - OLD
+    assert row.hold_until - datetime.now(UTC) > at_least
+
+
+def test_no_trace_at_all_is_withdrawn_first_and_given_back_after_a_second_look(rows: Rows, look: Look) -> None:
+    attempt = claimed(rows, ago=OLD)
+    assert look.after_gap() == []
+    assert (rows.attempt(attempt).status, rows.call_of(attempt).status) == ("withdrawn", "initiated")
+    assert look.reconciler.second_looks() == [], "2 s have not passed"
+    rows.run("UPDATE attempts SET hold_until = now()")
+    assert [row.id for row in look.reconciler.second_looks()] == [attempt]
+    assert rows.call_of(attempt).status == "scheduled"
+
+
+def test_a_channel_that_passed_the_gate_just_before_it_closed_is_found_by_the_second_look(
+    rows: Rows, look: Look, cel: Any
+) -> None:
+    alive, made = claimed(rows, ago=OLD), claimed(rows, ago=OLD)
+    look.after_gap()
+    rows.run("UPDATE attempts SET hold_until = now()")
+    look.link.live[alive] = "Ringing"
+    look.link.marked.add(made)
+    assert look.reconciler.second_looks() == []
+    assert (rows.attempt(alive).status, rows.call_of(alive).status) == ("ringing", "ringing")
+    assert (rows.attempt(made).status, rows.call_of(made).status) == ("unknown", "unknown")
