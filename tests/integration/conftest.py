@@ -104,7 +104,13 @@ def valkey(valkey_server: Valkey) -> Valkey:
 
 
 @pytest.fixture(scope="session")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+def whole_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """Everything, once a session: the tests on it make their own trunks, and leave no call up."""
     with System(tmp_path_factory.mktemp("system"), challenge=True) as everything:
         yield everything
+
+
+@pytest.fixture
+def system(whole_system: System) -> System:
+    whole_system.begin_test()
+    return whole_system

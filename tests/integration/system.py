@@ -52,6 +52,7 @@ class System:
         )
         self.stack = Stack(settings=given, tree=self.tree)
         self._numbers = count(100)
+        self._began_at = 0.0
         self.parts: dict[str, Part] = {}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -168,9 +169,17 @@ class System:
     def status(self, call_id: UUID) -> str:
         return str(self.value("SELECT status FROM calls WHERE id = %(id)s", id=call_id))
 
+    def begin_test(self) -> None:
+        """From here on `carrier_calls` shows this test's calls only: many tests share one carrier."""
+        self._began_at = time.time()
+
+    def carrier_calls(self) -> list[witness.CarrierCall]:
+        """What the carrier has seen since the test began, in the order of the first INVITEs."""
+        return [call for call in witness.read(self.carrier.log) if call.invited_at >= self._began_at]
+
     def carried(self, number: str) -> list[witness.CarrierCall]:
-        """What the carrier has seen of a number."""
-        return list(witness.by_number(witness.read(self.carrier.log)).get(number, []))
+        """What the carrier has seen of a number since the test began."""
+        return [call for call in self.carrier_calls() if call.number == number]
 
     def rows(self, sql: str, **parameters: object) -> list[Any]:
         with self.engine.begin() as connection:

@@ -23,8 +23,7 @@ from models.errors import Conflict, Invalid, NotFound, TrunklineError, Unavailab
 from scheduler import intake
 from scheduler.exports import write_rejected
 from scheduler.intake import Progress, Upload, upload
-from scheduler.loads import remove_dead_loads
-from scheduler.loads import Load
+from scheduler.loads import Load, remove_dead_loads
 from tests.integration.conftest import Database
 
 OURS = "+4930123456"

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 
+from asterisk import events
 from asterisk.connection import AmiMessage
 from asterisk.events import Interpreter
 from models.sightings import Sight, Sighting
@@ -166,10 +167,34 @@ def test_a_failure_of_a_channel_that_was_made_is_left_to_its_hangup() -> None:
     assert seen.sight is Sight.NOT_PLACED, "another's channel proves nothing"
 
 
-def test_an_interpreter_forgets_the_channels_that_have_ended() -> None:
+def test_a_failure_that_comes_after_the_hangup_of_its_channel_says_nothing_either() -> None:
+    """The two come in no fixed order."""
     reader = interpreter()
-    for number in range(1000):
-        id = UUID(int=ID.int + number)
+    reader.read(newchannel())
+    reader.read(event("Hangup", Uniqueid=str(ID), Cause="17", TechCause="486"))
+    assert reader.read(failure()) is None
+
+
+def test_a_redirect_is_remembered_until_a_hangup_that_has_lost_its_cause() -> None:
+    reader = interpreter()
+    for forwarded, headers, expected in [
+        (True, {"Cause": "0", "TechCause": ""}, (23, None)),
+        (True, {"Cause": "23", "TechCause": "302"}, (23, 302)),
+        (False, {"Cause": "0", "TechCause": ""}, (0, None)),
+    ]:
+        forward = {"Forward": "sip:+12125550199@203.0.113.9"} if forwarded else {}
+        assert reader.read(event("DialState", DestUniqueid=str(ID), DialStatus="CANCEL", **forward)) is None
+        seen = reader.read(event("Hangup", Uniqueid=str(ID), **headers))
+        assert seen is not None
+        assert (seen.cause, seen.sip_code) == expected
+
+
+def test_an_interpreter_remembers_so_many_channels_and_no_more_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "_MOST_REMEMBERED", 100)
+    reader = interpreter()
+    ids = [UUID(int=ID.int + number) for number in range(1000)]
+    for id in ids:
         reader.read(newchannel(id))
         reader.read(event("Hangup", Uniqueid=str(id), Cause="16"))
-    assert not reader._channels
+    assert all(reader.read(failure(id)) is None for id in ids[-100:])
+    assert all(reader.read(failure(id)) for id in ids[:-100])
