@@ -108,6 +108,13 @@ def test_a_claim_is_refused_once_the_ground_for_it_is_gone(rows: Rows, change: s
     assert {rows.attempt(id).status for id in attempts} == {"queued"}
 
 
+def test_what_was_withdrawn_cannot_be_claimed_though_its_call_has_not_been_given_back(rows: Rows) -> None:
+    (attempt,) = rows.grant(rows.campaign(1))
+    withdraw(rows, [attempt], Status.QUEUED, second_look_at=datetime.now(UTC))
+    assert rows.call_of(attempt).status == "queued"
+    assert rows.claim([attempt]) == []
+
+
 def test_a_claim_goes_through_just_before_its_grant_is_void(rows: Rows) -> None:
     (attempt,) = rows.grant(rows.campaign(1))
     rows.run("UPDATE attempts SET queued_at = clock_timestamp() - interval '25 seconds'")

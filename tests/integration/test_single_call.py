@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from deploy.carrier.people import numbers
 from tests.integration.system import System, until
@@ -60,3 +64,21 @@ def test_leading_plus_and_address_form_are_as_the_trunk_says(system: System) -> 
     until(lambda: system.status(call) == "failed")
     row = system.rows("SELECT disposition, sip_code FROM calls WHERE id = %(id)s", id=call)[0]
     assert tuple(row) == ("auth-failed", 401)
+
+
+def test_flower_shows_the_tasks_by_name_with_the_attempts_ids(system: System) -> None:
+    from_number, agent = system.add_trunk("flower"), system.add_agent("flower", "playback://hello-world")
+    call = system.call(agent, from_number, "+12265550186")
+    until(lambda: system.status(call) == "busy")
+    attempt = str(system.value("SELECT current_attempt_id FROM calls WHERE id = %(id)s", id=call))
+    address = urlsplit(system.stack.runtime["flower_url"])
+    token = base64.b64encode(f"{address.username}:{address.password}".encode()).decode()
+    request = urllib.request.Request(f"http://{address.hostname}:{address.port}/api/tasks?limit=50&sort_by=-received")
+    request.add_header("Authorization", f"Basic {token}")
+
+    def shown() -> bool:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            tasks = json.load(answer).values()
+        return any(task["name"] == "originate" and attempt in str(task["args"]) for task in tasks)
+
+    until(shown, what="the task is in Flower")

@@ -19,17 +19,19 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
-from tests.integration.system import until
+from tests.integration.system import System, until
 
 
 class Home:
     """A user's shell in a directory of its own."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **environment: str) -> None:
         self.directory = directory
+        self._environment = environment
 
     def trunkline(self, *words: str, status: int = 0) -> str:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TRUNKLINE_")}
+        environment |= self._environment
         done = subprocess.run(
             [Path(sys.executable).parent / "trunkline", *words],
             env=environment,
@@ -61,8 +63,8 @@ class Home:
 
 
 @contextmanager
-def up(directory: Path) -> Iterator[Home]:
-    home = Home(directory)
+def up(directory: Path, **environment: str) -> Iterator[Home]:
+    home = Home(directory, **environment)
     home.trunkline("up", "--detach")
     try:
         yield home
@@ -145,6 +147,25 @@ def test_two_checkouts_side_by_side_do_not_disturb_each_other(tmp_path: Path) ->
         one.trunkline("agent", "create", "mine", "--connect", "playback://hello-world")
         assert "mine" not in other.trunkline("agent", "list")
     until(lambda: not one.processes() and not other.processes())
+
+
+def test_what_is_yours_is_used_and_not_embedded(system: System, tmp_path: Path) -> None:
+    given = system.stack.runtime
+    yours = {
+        "TRUNKLINE_DATABASE_URL": given["database_owner_url"],
+        "TRUNKLINE_REDIS_URL": given["redis_url"],
+        "TRUNKLINE_ASTERISK_NODES": given["asterisk_nodes"],
+    }
+    with up(tmp_path, **yours) as home:
+        words = " ".join(home.processes().values())
+        assert "celery" in words
+        for part in ("postgres -D", "valkey", "asterisk.conf"):
+            assert part not in words, f"{part} is not embedded"
+        from_number = system.add_trunk("yours")
+        system.add_agent("yours", "playback://hello-world")
+        said = home.trunkline("call", "+12275550186", "--agent", "yours", "--from", from_number, "--wait", status=1)
+        assert "busy" in said
+    assert len(system.carried("+12275550186")) == 1
 
 
 def test_down_without_an_up_says_so(tmp_path: Path) -> None:
