@@ -46,7 +46,7 @@ class Interpreter:
             case "DialState" | "DialEnd" if not event.get("Uniqueid"):
                 sighting = self._sighting(event, "DestUniqueid", _DIAL_STATES.get(event.get("DialStatus")))
                 redirected = self._sighting(event, "DestUniqueid", Sight.ENDED) if event.get("Forward") else None
-                if redirected:
+                if redirected and redirected.attempt_id in self._channels:
                     self._redirected.add(redirected.attempt_id)
                 return sighting
             case "OriginateResponse":
@@ -63,7 +63,9 @@ class Interpreter:
     def _remember(self, made: Sighting) -> None:
         self._channels[made.attempt_id] = made.at
         if len(self._channels) > _MOST_REMEMBERED:  # in the order they were made: the oldest are over by far
-            del self._channels[next(iter(self._channels))]
+            oldest = next(iter(self._channels))
+            del self._channels[oldest]
+            self._redirected.discard(oldest)
 
     def _hangup(self, event: AmiMessage) -> Sighting | None:
         """The end, with when its channel was made. What is over is remembered: OriginateResponse may come after it."""

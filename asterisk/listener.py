@@ -20,7 +20,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy.exc import DBAPIError
+from psycopg.errors import DeadlockDetected
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
 
 from asterisk.connection import AmiError, AmiMessage
 from asterisk.events import Interpreter
@@ -148,22 +149,42 @@ class Listener:
         """Writes what was seen; on an error it is kept for the next holder of the role in this process."""
         if not self._unwritten:
             return
-        with role.connection.begin():
-            seen = [*self._missed(role), *self._trusted(role)]
-            over = ledger.record(role.connection, seen, timer_b=self._settings.timer_b)
+        try:
+            over = self._record(role, self._unwritten)
+        except (IntegrityError, DataError):
+            over = self._record_singly(role)
+        except OperationalError as error:
+            if not isinstance(error.orig, DeadlockDetected):
+                raise
+            over = self._record(role, self._unwritten)  # of two that waited for each other the other one is through
         self._unwritten.clear()
         self._free(over)
 
-    def _missed(self, role: Role) -> list[Sighting]:
+    def _record(self, role: Role, seen: Sequence[Sighting]) -> list[Attempt]:
+        with role.connection.begin():
+            complete = [*self._missed(role, seen), *self._trusted(role, seen)]
+            return ledger.record(role.connection, complete, timer_b=self._settings.timer_b)
+
+    def _record_singly(self, role: Role) -> list[Attempt]:
+        """What the ledger refuses of one attempt, which is a fault of ours, does not hold up the others."""
+        over: list[Attempt] = []
+        for attempt_id in dict.fromkeys(sighting.attempt_id for sighting in self._unwritten):
+            try:
+                over += self._record(role, [s for s in self._unwritten if s.attempt_id == attempt_id])
+            except (IntegrityError, DataError) as error:
+                logger.error("sightings_refused", attempt=str(attempt_id), error=type(error.orig).__name__)
+        return over
+
+    def _missed(self, role: Role, seen: Sequence[Sighting]) -> list[Sighting]:
         """Of channels made before we listened that have ended now: Asterisk's own word, their answer may be among it."""
-        older = [s.attempt_id for s in self._unwritten if s.sight is Sight.ENDED and s.channel_at is None]
+        older = [s.attempt_id for s in seen if s.sight is Sight.ENDED and s.channel_at is None]
         return [s for s in written_down(role.connection, older) if s.sight is not Sight.ENDED] if older else []
 
-    def _trusted(self, role: Role) -> list[Sighting]:
+    def _trusted(self, role: Role, seen: Sequence[Sighting]) -> list[Sighting]:
         """Without the refusals of attempts claimed before everything was heard: those are looked up instead."""
-        refused = [s.attempt_id for s in self._unwritten if s.sight is Sight.NOT_PLACED]
+        refused = [s.attempt_id for s in seen if s.sight is Sight.NOT_PLACED]
         if not refused:
-            return self._unwritten
+            return list(seen)
         heard_whole = set(
             role.connection.exec_driver_sql(
                 "SELECT a.id FROM attempts a JOIN nodes n ON n.name = a.node"
@@ -171,7 +192,7 @@ class Listener:
                 {"ids": refused},
             ).scalars()
         )
-        return [s for s in self._unwritten if s.sight is not Sight.NOT_PLACED or s.attempt_id in heard_whole]
+        return [s for s in seen if s.sight is not Sight.NOT_PLACED or s.attempt_id in heard_whole]
 
     def _look(self, look: Callable[[], list[Attempt]]) -> None:
         try:

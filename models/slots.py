@@ -109,6 +109,11 @@ def slots_key(kind: str, id: object) -> str:
     return f"{_PREFIX}slots:{kind}:{id}"
 
 
+def line_key(trunk_id: object) -> str:
+    """From which moment the next attempt of the trunk may be sent."""
+    return f"{_PREFIX}line:trunk:{trunk_id}"
+
+
 def rate_key(kind: str, id: object) -> str:
     return f"{_PREFIX}rate:{kind}:{id}"
 
@@ -186,7 +191,7 @@ class Slots:
         arguments = [_micros(LONGEST_WAIT)]
         for (_, calls_per_second), many in lines.items():
             arguments += [pace(calls_per_second)[0], many]
-        waits = iter(_run(self._redis, "turns", [_EPOCH, *(_line(trunk_id) for trunk_id, _ in lines)], arguments))
+        waits = iter(_run(self._redis, "turns", [_EPOCH, *(line_key(trunk_id) for trunk_id, _ in lines)], arguments))
         of_trunk = {trunk: [next(waits) for _ in range(many)] for trunk, many in lines.items()}
         return [timedelta(microseconds=wait) if (wait := of_trunk[trunk].pop(0)) >= 0 else None for trunk in sends]
 
@@ -302,10 +307,6 @@ def _run(client: redis.Redis, name: str, keys: Sequence[str], arguments: Sequenc
             return client.eval(text, len(keys), *keys, *arguments)
     except redis.RedisError as error:
         raise Away(f"Redis: {error}") from error
-
-
-def _line(trunk_id: UUID) -> str:
-    return f"{_PREFIX}line:trunk:{trunk_id}"
 
 
 def _tombstone(attempt_id: str) -> str:

@@ -16,7 +16,7 @@ import structlog
 from sqlalchemy import Connection
 
 from models import ledger
-from models.slots import LeaderSlots, held_keys, rate_key
+from models.slots import LeaderSlots, held_keys, line_key, rate_key
 from models.statements import statement
 from models.statuses import Status
 from scheduler.loads import remove_dead_loads
@@ -105,7 +105,7 @@ class Housekeeping:
         with self._connection.begin():
             since = UUID(int=(int(time.time() * 1000) - 60_000) << 80)  # version 7: ids are in the order of time
             trunks = self._connection.exec_driver_sql(statement("just_granted_trunks"), {"since": since}).scalars()
-            return [rate_key("trunk", trunk_id) for trunk_id in trunks]
+            return [key for trunk_id in trunks for key in (rate_key("trunk", trunk_id), line_key(trunk_id))]
 
     def queued_attempts(self) -> list[UUID]:
         """What a leader before us may have granted and not published."""

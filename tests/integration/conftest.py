@@ -15,6 +15,7 @@ import redis
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
+from deploy.debian import provide
 from deploy.embedded.postgres import Postgres
 from deploy.embedded.valkey import Valkey
 from deploy.part import free_port, running
@@ -101,6 +102,12 @@ def valkey(valkey_server: Valkey) -> Valkey:
     with redis.Redis.from_url(valkey_server.url) as client:
         client.flushall()
     return valkey_server
+
+
+@pytest.fixture(scope="session")
+def tree() -> Path:
+    """Asterisk and SIPp, unpacked; fetched if this machine has never had them."""
+    return provide().root
 
 
 @pytest.fixture(scope="session")

@@ -40,8 +40,8 @@ def portal() -> Iterator[BlockingPortal]:
 
 
 @pytest.fixture(scope="module")
-def agent(system: System, portal: BlockingPortal) -> Iterator[ExampleAgent]:
-    agent = ExampleAgent(database_url=database_url(system.settings), listen=timedelta(seconds=0.5))
+def agent(whole_system: System, portal: BlockingPortal) -> Iterator[ExampleAgent]:
+    agent = ExampleAgent(database_url=database_url(whole_system.settings), listen=timedelta(seconds=0.5))
     portal.call(agent.start)
     try:
         yield agent

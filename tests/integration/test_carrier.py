@@ -28,14 +28,6 @@ CALLER = "+12025550199"
 PATIENCE = 15.0
 
 
-@pytest.fixture(scope="session")
-def tree() -> Path:
-    root = os.environ.get("TRUNKLINE_TREE")
-    if root is None:
-        pytest.skip("TRUNKLINE_TREE names no Debian tree with sipp")
-    return Path(root)
-
-
 @pytest.fixture(scope="module")
 def carrier(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Carrier]:
     with Carrier(

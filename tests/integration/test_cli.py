@@ -13,13 +13,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-import redis
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.engine import Engine
 
@@ -27,11 +28,12 @@ from deploy.embedded.valkey import Valkey
 from deploy.part import free_port, running
 from models.database import sqlalchemy_url
 from models.settings import Settings
-from models.slots import WAKE
+from models.slots import Bell, connect
 from scheduler import single
 from scheduler.cli.app import app, run
 from scheduler.single import CallState
 from tests.integration.conftest import Database
+from tests.integration.system import until
 
 OURS, THEIRS = "+4930123456", "+4930654321"
 
@@ -263,6 +265,15 @@ def test_an_agent_with_calls_or_campaigns_stays(ready: Operator, tmp_path: Path)
 # --------------------------------------------------------------------------------------------- campaigns
 
 
+@contextmanager
+def rung(url: str) -> Iterator[None]:
+    """The leader's bell rings for something new, once the block is done."""
+    with closing(connect(url)) as client, closing(Bell(client)) as bell:
+        bell.wait(timedelta(0))  # from now on it hears
+        yield
+        until(lambda: bell.wait(timedelta(seconds=1)), what="the leader is woken")
+
+
 def test_a_list_becomes_a_campaign_that_is_started_watched_and_read(
     ready: Operator, tmp_path: Path, valkey: str
 ) -> None:
@@ -272,10 +283,8 @@ def test_a_list_becomes_a_campaign_that_is_started_watched_and_read(
     assert ended.out == f"campaign {name} is ready: 3 rows, 1 accepted, 1 rejected, 1 duplicate\n"
     assert "trunkline campaign rejected '[red]Doe[/], \"Jo\" 李' --format csv" in ended.err
 
-    with redis.Redis.from_url(valkey) as client:
-        client.delete(WAKE)
+    with rung(valkey):
         ready.does("campaign", "start", name)
-        assert client.exists(WAKE)
     assert ready.one("SELECT status || (started_at IS NOT NULL) FROM campaigns") == "runningtrue"
     assert "is running, and only a ready one can be started: nothing is to be done" in ready.is_refused(
         "campaign", "start", name
@@ -406,10 +415,8 @@ def test_ctrl_c_ends_a_command_with_130_and_no_traceback(ready: Operator, tmp_pa
 
 
 def test_a_single_call_is_due_now_and_wakes_the_leader(ready: Operator, valkey: str) -> None:
-    with redis.Redis.from_url(valkey) as client:
-        client.delete(WAKE)
+    with rung(valkey):
         call_id = ready.does("call", THEIRS, "--agent", "bot", "--from", OURS, "--name", "O'Brien, 李").strip()
-        assert client.exists(WAKE)
     assert (
         ready.one(
             "SELECT id::text || status || name || from_number || (campaign_id IS NULL) || (due_at <= now()) FROM calls"

@@ -328,10 +328,6 @@ def exchange(described: Asterisk, database: Postgres, home: Path) -> Iterator[Ex
 def test_a_call_that_only_rows_describe_is_dialled_and_answered(exchange: Exchange) -> None:
     attempt, seen = exchange.dial("playback", "TL_AGENT=vm-goodbye")
     assert [m["Response"] for m in seen if m.get("Event") == "OriginateResponse"] == ["Success"]
-    (media,) = user_events(seen, "CallMedia")
-    assert media["Uniqueid"] == attempt
-    assert int(media["tx"]) > 0
-    assert media["codec"] == "(ulaw)"
     assert not user_events(seen, "AgentLeg")
     assert seen[-1]["Cause"] == "16"
     assert attempt in exchange.marks()

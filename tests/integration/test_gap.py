@@ -96,6 +96,7 @@ def link(monkeypatch: pytest.MonkeyPatch) -> ScriptedLink:
 
 @pytest.fixture
 def listens(database: Database, valkey: Valkey, link: ScriptedLink, rows: Rows) -> Iterator[None]:
+    rows.run("UPDATE nodes SET heard_at = NULL, listening_since = NULL")
     stop = threading.Event()
     listener = Listener(database.settings, NODE, Slots(connect(valkey.url)))
     thread = threading.Thread(target=listener.run, args=(stop,))

@@ -52,7 +52,7 @@ CREATE TABLE trunk_gateways (
   gateway_address  text NOT NULL CHECK (gateway_address ~ '^([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])$'),
   port             integer CHECK (port BETWEEN 1 AND 65535),  -- NULL: by SRV, else the transport's own
   priority         integer NOT NULL DEFAULT 1 CHECK (priority > 0),
-  UNIQUE (trunk_id, gateway_address, port)
+  UNIQUE NULLS NOT DISTINCT (trunk_id, gateway_address, port)
 );
 
 CREATE TABLE trunk_credentials (

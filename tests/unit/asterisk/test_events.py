@@ -183,6 +183,7 @@ def test_a_redirect_is_remembered_until_a_hangup_that_has_lost_its_cause() -> No
         (False, {"Cause": "0", "TechCause": ""}, (0, None)),
     ]:
         forward = {"Forward": "sip:+12125550199@203.0.113.9"} if forwarded else {}
+        assert reader.read(event("Newchannel", Uniqueid=str(ID))) is not None
         assert reader.read(event("DialState", DestUniqueid=str(ID), DialStatus="CANCEL", **forward)) is None
         seen = reader.read(event("Hangup", Uniqueid=str(ID), **headers))
         assert seen is not None
