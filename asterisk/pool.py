@@ -70,6 +70,7 @@ class Originate:
     mark_family: str
     send_at: float = -math.inf  #: by `time.monotonic()`; not before
     too_late_at: float = math.inf  #: from then on it is `TooLate`
+    spacing: timedelta = timedelta(0)  #: at least so long after the last one to this endpoint really left
 
     def headers(self) -> list[tuple[str, str]]:
         """The header lines, checked. Raises `NeverSent`, naming the field and never its value."""
@@ -128,6 +129,7 @@ class AmiPool:
         self._portal: BlockingPortal | None = None
         self._closed = False
         self._connections: dict[tuple[str, Login], AmiConnection] = {}
+        self._last_sent: dict[str, float] = {}  # by endpoint; loop time
         self._patient_until: dict[AmiConnection, float] = {}  # loop time
 
     def __enter__(self) -> Self:
@@ -227,9 +229,7 @@ class AmiPool:
         try:
             headers = order.headers()
             connection = await self._ready(node)
-            await asyncio.sleep(order.send_at - time.monotonic())
-            if time.monotonic() >= order.too_late_at:
-                raise TooLate("its turn has passed")
+            await self._its_turn(order)
             await connection.action("Originate", headers)
         except AmiError as error:
             return error
@@ -237,6 +237,16 @@ class AmiPool:
             logger.error("ami_pool_fault", attempt=str(order.attempt_id), error=type(error).__name__)
             return MaybeSent(f"unexpected {type(error).__name__}")
         return Accepted(attempt_id=order.attempt_id)
+
+    async def _its_turn(self, order: Originate) -> None:
+        """One that leaves late pushes back those behind it, instead of letting them catch up. Raises `TooLate`."""
+        while (now := time.monotonic()) < order.too_late_at:
+            due = max(order.send_at, self._last_sent.get(order.endpoint, -math.inf) + order.spacing.total_seconds())
+            if now >= due:
+                self._last_sent[order.endpoint] = now
+                return
+            await asyncio.sleep(due - now)
+        raise TooLate("its turn has passed")
 
     async def _hang_up(self, node: str, attempt_id: UUID) -> bool:
         if not _ATTEMPT.fullmatch(str(attempt_id)):

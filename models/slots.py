@@ -37,7 +37,7 @@ CANCEL_LINGERS = timedelta(milliseconds=50)
 
 # Asterisk takes some milliseconds from an Originate to its INVITE, and not always the same: a rate is paced a
 # little under its limit, so that no second at the carrier sees more than the limit and one.
-_PACE = 0.99
+_PACE = 0.985
 _BURST = timedelta(milliseconds=20)  # a leader that wakes up late makes up for it within this; the line evens it out
 LONGEST_WAIT = timedelta(milliseconds=100)  # in a trunk's line, between the claim and the Originate
 

@@ -23,7 +23,7 @@ from models.agents import parse_connect
 from models.ledger import Claim
 from models.outcome import Disposition
 from models.settings import Settings
-from models.slots import Away, Slots
+from models.slots import Away, Slots, pace
 from models.statuses import Status
 
 logger = structlog.get_logger(__name__)
@@ -96,6 +96,7 @@ class Originator:
             mark_family=mark_family(datetime.now(UTC)),
             send_at=send_at,
             too_late_at=send_at + _HELD_UP.total_seconds(),
+            spacing=timedelta(microseconds=pace(claim.max_calls_per_second)[0]),
         )
 
     def _not_taken(self, claim: Claim, error: AmiError) -> None:
