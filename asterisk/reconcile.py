@@ -118,7 +118,8 @@ class Reconciler:
             ledger.write(
                 self._connection, [self._verdict(row, found, started_at) for row in rows if row.status in DIALABLE]
             )
-        logger.info("looked_up", node=self._node, attempts=len(ids), live=len(found.live), missing=len(missing))
+        if missing or over:
+            logger.info("looked_up", node=self._node, attempts=len(ids), live=len(found.live), missing=len(missing))
         return over
 
     def _verdict(self, row: Attempt, found: _Found, started_at: datetime | None) -> ledger.Change:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,8 @@ app.add_typer(run_commands, name="run")
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    with suppress(BrokenPipeError):  # nobody reads any more; what was begun is ended in order all the same
+        print(line, flush=True)
 
 
 @app.command()
@@ -34,7 +36,7 @@ def up(
     if detached:
         detach(settings.home, [sys.executable, "-m", "deploy.main", "up"], _say)
         return
-    follow = (lambda name, line: print(f"{name:<16} {line}", flush=True)) if sys.stdout.isatty() else None
+    follow = (lambda name, line: _say(f"{name:<16} {line}")) if sys.stdout.isatty() else None
     Supervisor(stack=Stack(settings=settings), say=_say, follow=follow).run()
 
 

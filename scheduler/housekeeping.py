@@ -28,6 +28,16 @@ _AUDIT_EVERY = 5.0
 _HOURLY = 3600.0
 _UNCLAIMED_FOR = timedelta(seconds=5)
 _KEEP_CEL = timedelta(days=7)
+_MOST_AT_ONCE = 10_000
+
+
+def cancel_scheduled(connection: Connection, campaign_id: UUID) -> int:
+    """One step of canceling what a stopped campaign had still to call; returns how many, 0 when there are no more."""
+    with connection.begin():
+        rows = connection.exec_driver_sql(
+            statement("cancel_scheduled"), {"campaign": campaign_id, "most": _MOST_AT_ONCE}
+        )
+        return rows.rowcount
 
 
 class Housekeeping:
@@ -58,16 +68,14 @@ class Housekeeping:
         with self._connection.begin():
             for name in self._connection.exec_driver_sql(statement("complete_campaigns")).scalars():
                 logger.info("campaign_completed", campaign=name)
-            self._connection.exec_driver_sql(statement("cancel_left_behind"))
+            stopped = list(self._connection.exec_driver_sql(statement("stopped_campaigns")).scalars())
+        for campaign_id in stopped:  # what came back after the stop, or was left by a stop that died
+            cancel_scheduled(self._connection, campaign_id)
         for name in remove_dead_loads(self._connection):
             logger.warning("dead_upload_removed", campaign=name)
         if now >= self._next_hourly:
             self._next_hourly = now + _HOURLY
-            with self._connection.begin():
-                self._connection.exec_driver_sql("SELECT ensure_event_partitions()")
-                self._connection.exec_driver_sql(
-                    "DELETE FROM cel WHERE eventtime < now() - %(keep)s::interval", {"keep": _KEEP_CEL}
-                )
+            self.ensure_event_partitions()
         if void or again:
             logger.warning("unclaimed_tasks", published_again=len(again), withdrawn=len(void))
         return void, again
@@ -88,6 +96,8 @@ class Housekeeping:
     def audit(self, slots: LeaderSlots, now: float) -> None:
         """Mends what Redis and the ledger disagree on. Raises SlotsError."""
         self._next_audit = now + _AUDIT_EVERY
+        with self._connection.begin():
+            self._connection.exec_driver_sql(statement("forget_old_cel"), {"keep": _KEEP_CEL, "most": _MOST_AT_ONCE})
         mended = slots.audit(self.holders())
         if mended.put_back or mended.freed or mended.expired:
             logger.warning("slots_mended", put_back=mended.put_back, freed=mended.freed, expired=mended.expired)
@@ -115,6 +125,11 @@ class Housekeeping:
                     statement("sweep_lost"), {"unclaimed_for": timedelta(0), "void_after": ledger.VOID_AFTER}
                 ).scalars()
             )
+
+    def ensure_event_partitions(self) -> None:
+        """Before anything is written: what has gone to the default partition cannot be parted from it any more."""
+        with self._connection.begin():
+            self._connection.exec_driver_sql("SELECT ensure_event_partitions()")
 
     def beat(self) -> None:
         """Uses the connection, so that the role is kept while there is nothing else to do."""

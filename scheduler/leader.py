@@ -77,6 +77,7 @@ class _Term:
 
     def serve(self, stop: threading.Event) -> None:
         try:
+            self._house.ensure_event_partitions()
             self._publish_quietly(self._house.queued_attempts())
             rebuilt = False
             while not stop.is_set():

@@ -28,6 +28,7 @@ from models.settings import Settings
 from models.slots import Away, Slots, connect
 from models.statements import statement
 from models.statuses import CAMPAIGN_TRANSITIONS, DIALABLE, FINAL, CampaignStatus, Status
+from scheduler.housekeeping import cancel_scheduled
 
 IN_HAND = 5.0  # seconds that claims get to show a channel
 _SECOND_LOOK_AFTER = timedelta(seconds=2)
@@ -102,9 +103,10 @@ class _Operator:
         self._free(withdrawn)
         canceled = 0
         if to is CampaignStatus.STOPPED:
-            with self.engine.begin() as connection:
-                rows = connection.exec_driver_sql(statement("cancel_scheduled"), {"campaign": campaign_id})
-                canceled = rows.rowcount + len(withdrawn)
+            canceled = len(withdrawn)
+            with self.engine.connect() as connection:
+                while step := cancel_scheduled(connection, campaign_id):
+                    canceled += step
         withdrawn += self._close_gate(lambda: self._dialling(campaign_id), to)
         if hang_up:
             self._hang_up_all(campaign_id)

@@ -20,6 +20,7 @@ from asterisk.marks import mark_family
 from asterisk.pool import AmiError, AmiPool, MaybeSent, Originate, Refused
 from models import ledger
 from models.agents import parse_connect
+from models.errors import Invalid
 from models.ledger import Claim
 from models.outcome import Disposition
 from models.settings import Settings
@@ -61,9 +62,19 @@ class Originator:
         late = [claim.id for claim, turn in zip(claims, turns, strict=True) if turn is None]
         if late:
             self._give_back(late, Status.INITIATED, _TURN_PASSED)
-        orders = [
-            (claim, self._order(claim, turn)) for claim, turn in zip(claims, turns, strict=True) if turn is not None
-        ]
+        orders: list[tuple[Claim, Originate]] = []
+        for claim, turn in zip(claims, turns, strict=True):
+            if turn is not None:
+                try:
+                    orders.append((claim, self._order(claim, turn)))
+                except Invalid as error:  # one agent that cannot be read holds up no other call
+                    self._give_back(
+                        [claim.id],
+                        Status.INITIATED,
+                        f"Not dialled: {error}",
+                        disposition=Disposition.NOT_PLACED,
+                        delay=ledger.PLACE_AGAIN_AFTER,
+                    )
         if not orders:
             return 0
         results = self._pool.originate_many([(claim.node, order) for claim, order in orders])
