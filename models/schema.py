@@ -66,6 +66,28 @@ trunk_gateways = Table(
     Column("priority", Integer, nullable=False),
 )
 
+gateway_health = Table(
+    "gateway_health",
+    metadata,
+    Column("gateway_id", Uuid, ForeignKey("trunk_gateways.id"), primary_key=True),
+    Column("failures", Integer, nullable=False),
+    Column("last_failure", Text),
+    Column("last_failure_at", _when),
+    Column("rests", Integer, nullable=False),
+    Column("rests_until", _when),
+)
+
+gateway_probes = Table(
+    "gateway_probes",
+    metadata,
+    Column("gateway_id", Uuid, ForeignKey("trunk_gateways.id"), primary_key=True),
+    Column("probed_at", _when, nullable=False),
+    Column("finding", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("rtt_ms", Double),
+    Column("seen_as", Text),
+)
+
 trunk_credentials = Table(
     "trunk_credentials",
     metadata,
@@ -90,6 +112,16 @@ agents = Table(
     Column("name", Text, nullable=False),
     Column("connect", Text, nullable=False),
     Column("created_at", _when, nullable=False),
+    Column("fallback", Text),
+    Column("max_call_seconds", Integer),
+)
+
+agent_health = Table(
+    "agent_health",
+    metadata,
+    Column("agent_id", Uuid, ForeignKey("agents.id"), primary_key=True),
+    Column("failures", Integer, nullable=False),
+    Column("last_failure_at", _when),
 )
 
 nodes = Table(
@@ -102,6 +134,8 @@ nodes = Table(
     Column("listening_since", _when),
     Column("core_startup", Text),
     Column("started_at", _when),
+    Column("version", Text),
+    Column("sip_address", Text),
 )
 
 roles = Table(
@@ -132,6 +166,7 @@ campaigns = Table(
     Column("started_at", _when),
     Column("ended_at", _when),
     Column("updated_at", _when, nullable=False),
+    Column("pause_reason", Text),
 )
 
 rejected_rows = Table(
@@ -196,6 +231,15 @@ attempts = Table(
     Column("ringing_at", _when),
     Column("answered_at", _when),
     Column("ended_at", _when),
+    Column("hands_over", Boolean, nullable=False),
+    Column("tried_gateways", ARRAY(Uuid), nullable=False),
+    Column("sip_call_id", Text),
+    Column("rx_packets", Integer),
+    Column("tx_packets", Integer),
+    Column("rx_lost", Integer),
+    Column("tx_lost", Integer),
+    Column("codec", Text),
+    Column("media_address", Text),
 )
 
 call_events = Table(

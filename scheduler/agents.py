@@ -23,6 +23,8 @@ class Agent:
     name: str
     connect: str
     created_at: datetime
+    fallback: str | None  #: the sound for the person whom it did not reach; None: the default
+    max_call_seconds: int | None  #: None: the longest call of the settings
 
 
 def check_connect(text: str, settings: Settings) -> str:

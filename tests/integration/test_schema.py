@@ -303,8 +303,8 @@ def test_a_removed_upload_is_counted_out_again(rows: Rows) -> None:
 # --- rights ---------------------------------------------------------------------------------------
 
 WRITTEN_BY_SERVICES = {
-    "trunks", "trunk_gateways", "phone_numbers", "agents", "nodes", "roles", "campaigns", "rejected_rows",
-    "calls", "attempts", "campaign_counts", "campaign_count_deltas",
+    "trunks", "trunk_gateways", "gateway_health", "gateway_probes", "phone_numbers", "agents", "agent_health", "nodes",
+    "roles", "campaigns", "rejected_rows", "calls", "attempts", "campaign_counts", "campaign_count_deltas",
 }  # fmt: skip
 RIGHTS: dict[str, dict[str, set[str]]] = {
     "trunkline_services": {
