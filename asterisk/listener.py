@@ -28,6 +28,7 @@ from asterisk.events import Interpreter
 from asterisk.link import Down, Link, Up
 from asterisk.reconcile import Reconciler, written_down
 from models import ledger
+from models.ledger import Recorded
 from models.roles import BEAT_SECONDS, Role, hold
 from models.settings import Node, Settings
 from models.sightings import Attempt, Sight, Sighting, frees_after_cancel
@@ -150,30 +151,35 @@ class Listener:
         if not self._unwritten:
             return
         try:
-            over = self._record(role, self._unwritten)
+            recorded = self._record(role, self._unwritten)
         except (IntegrityError, DataError):
-            over = self._record_singly(role)
+            recorded = self._record_singly(role)
         except OperationalError as error:
             if not isinstance(error.orig, DeadlockDetected):
                 raise
-            over = self._record(role, self._unwritten)  # of two that waited for each other the other one is through
+            recorded = self._record(role, self._unwritten)  # of two that waited for each other the other one is through
         self._unwritten.clear()
-        self._free(over)
+        self._free(recorded.over)
+        if recorded.news:
+            self._slots.wake()
 
-    def _record(self, role: Role, seen: Sequence[Sighting]) -> list[Attempt]:
+    def _record(self, role: Role, seen: Sequence[Sighting]) -> Recorded:
         with role.connection.begin():
             complete = [*self._missed(role, seen), *self._trusted(role, seen)]
             return ledger.record(role.connection, complete, timer_b=self._settings.timer_b)
 
-    def _record_singly(self, role: Role) -> list[Attempt]:
+    def _record_singly(self, role: Role) -> Recorded:
         """What the ledger refuses of one attempt, which is a fault of ours, does not hold up the others."""
         over: list[Attempt] = []
+        news = False
         for attempt_id in dict.fromkeys(sighting.attempt_id for sighting in self._unwritten):
             try:
-                over += self._record(role, [s for s in self._unwritten if s.attempt_id == attempt_id])
+                recorded = self._record(role, [s for s in self._unwritten if s.attempt_id == attempt_id])
+                over += recorded.over
+                news = news or recorded.news
             except (IntegrityError, DataError) as error:
                 logger.error("sightings_refused", attempt=str(attempt_id), error=type(error.orig).__name__)
-        return over
+        return Recorded(over=over, news=news)
 
     def _missed(self, role: Role, seen: Sequence[Sighting]) -> list[Sighting]:
         """Of channels made before we listened that have ended now: Asterisk's own word, their answer may be among it."""

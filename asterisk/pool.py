@@ -70,7 +70,8 @@ class Originate:
     mark_family: str
     send_at: float = -math.inf  #: by `time.monotonic()`; not before
     too_late_at: float = math.inf  #: from then on it is `TooLate`
-    spacing: timedelta = timedelta(0)  #: at least so long after the last one to this endpoint really left
+    line: str = ""  #: whose calls a second it counts among
+    spacing: timedelta = timedelta(0)  #: at least so long after the last one of this line really left
 
     def headers(self) -> list[tuple[str, str]]:
         """The header lines, checked. Raises `NeverSent`, naming the field and never its value."""
@@ -129,7 +130,7 @@ class AmiPool:
         self._portal: BlockingPortal | None = None
         self._closed = False
         self._connections: dict[tuple[str, Login], AmiConnection] = {}
-        self._last_sent: dict[str, float] = {}  # by endpoint; loop time
+        self._last_sent: dict[str, float] = {}  # by line; loop time
         self._patient_until: dict[AmiConnection, float] = {}  # loop time
 
     def __enter__(self) -> Self:
@@ -241,9 +242,9 @@ class AmiPool:
     async def _its_turn(self, order: Originate) -> None:
         """One that leaves late pushes back those behind it, instead of letting them catch up. Raises `TooLate`."""
         while (now := time.monotonic()) < order.too_late_at:
-            due = max(order.send_at, self._last_sent.get(order.endpoint, -math.inf) + order.spacing.total_seconds())
+            due = max(order.send_at, self._last_sent.get(order.line, -math.inf) + order.spacing.total_seconds())
             if now >= due:
-                self._last_sent[order.endpoint] = now
+                self._last_sent[order.line] = now
                 return
             await asyncio.sleep(due - now)
         raise TooLate("its turn has passed")

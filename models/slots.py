@@ -89,6 +89,7 @@ class Scope:
 class Lease:
     attempt_id: UUID
     scopes: tuple[Scope, ...]
+    takes_over: UUID | None = None  #: the attempt before it, whose slots it gets if they are held still
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -257,7 +258,8 @@ class LeaderSlots:
             keys += [scope.slots_key, scope.rate_key]
             arguments += [scope.limit, *scope.pace]
         for lease in leases:
-            arguments += [str(lease.attempt_id), ",".join(str(number[scope.slots_key]) for scope in lease.scopes)]
+            indexes = ",".join(str(number[scope.slots_key]) for scope in lease.scopes)
+            arguments += [str(lease.attempt_id), indexes, str(lease.takes_over or "")]
         reply = self._run_as_leader("take", keys, arguments)
         wait, room, results = reply[1], reply[2 : 2 + len(scopes)], reply[2 + len(scopes) :]
         return Taken(

@@ -22,16 +22,23 @@ DEAF_AFTER = timedelta(seconds=6)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
-    """A registered number on an active trunk, and the gateway its calls leave by."""
+    """A registered number on an active trunk."""
 
     phone_number: str
     trunk: Scope
     trunk_id: UUID
-    gateway_id: UUID
     leading_plus: bool
 
     def dialed(self, phone_number: str) -> str:
         return phone_number if self.leading_plus else phone_number.removeprefix("+")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gateway:
+    """A gateway that does not rest. One that has kept failing is `on_trial`: it gets one call, then this snapshot is over."""
+
+    id: UUID
+    on_trial: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,8 +51,10 @@ class Campaign:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lines:
     by_number: Mapping[str, Line]
+    gateways: Mapping[UUID, Sequence[Gateway]]  #: by trunk, in the order they are tried
     campaigns: Sequence[Campaign]
     nodes: Mapping[str, Scope]
+    hand_overs: bool  #: some slots wait for the next gateway
 
     @property
     def scopes(self) -> list[Scope]:
@@ -55,7 +64,7 @@ class Lines:
 
 
 def load_lines(connection: Connection) -> Lines:
-    """Reads the snapshot; three small queries, none of which looks at calls."""
+    """Reads the snapshot; small queries, none of which looks at calls."""
     by_number = {
         row.phone_number: Line(
             phone_number=row.phone_number,
@@ -66,11 +75,13 @@ def load_lines(connection: Connection) -> Lines:
                 calls_per_second=row.max_calls_per_second,
             ),
             trunk_id=row.trunk_id,
-            gateway_id=row.gateway_id,
             leading_plus=row.leading_plus,
         )
         for row in connection.exec_driver_sql(statement("load_lines"))
     }
+    gateways: dict[UUID, list[Gateway]] = {}
+    for row in connection.exec_driver_sql(statement("load_gateways")):
+        gateways.setdefault(row.trunk_id, []).append(Gateway(id=row.id, on_trial=row.on_trial))
     campaigns = [
         Campaign(
             id=row.id,
@@ -85,4 +96,5 @@ def load_lines(connection: Connection) -> Lines:
         row.name: Scope(kind="node", id=row.name, limit=row.max_calls)
         for row in connection.exec_driver_sql(statement("live_nodes"), {"deaf_after": DEAF_AFTER})
     }
-    return Lines(by_number=by_number, campaigns=campaigns, nodes=nodes)
+    hand_overs = connection.exec_driver_sql("SELECT EXISTS (SELECT FROM attempts WHERE hands_over)").scalar_one()
+    return Lines(by_number=by_number, gateways=gateways, campaigns=campaigns, nodes=nodes, hand_overs=hand_overs)

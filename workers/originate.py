@@ -107,6 +107,7 @@ class Originator:
             mark_family=mark_family(datetime.now(UTC)),
             send_at=send_at,
             too_late_at=send_at + _HELD_UP.total_seconds(),
+            line=str(claim.trunk_id),
             spacing=timedelta(microseconds=pace(claim.max_calls_per_second)[0]),
         )
 

@@ -46,9 +46,9 @@ class Carrier:
     """A SIP carrier on UDP whose dialled numbers decide what happens (`deploy.carrier.numbers`).
 
     With `challenge` every number but the silent one asks for `username` and `password` first; without it only the one
-    that always does. `port` 0 finds a free one, which the carrier keeps when it is started again. `log` is appended to,
-    one flushed line an event, and is whole at any moment; `deploy.carrier.witness` reads it. Audio is echoed.
-    Not thread-safe: one owner starts and stops it.
+    that always does; with `always`, two digits, every number behaves like those. `port` 0 finds a free one, which the
+    carrier keeps when it is started again. `log` is appended to, one flushed line an event, and is whole at any moment;
+    `deploy.carrier.witness` reads it. Audio is echoed. Not thread-safe: one owner starts and stops it.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class Carrier:
         host: str = "127.0.0.1",
         port: int = 0,
         challenge: bool = False,
+        always: str = "",
     ) -> None:
         self._tree = tree
         self._directory = directory.resolve()
@@ -69,7 +70,9 @@ class Carrier:
         self._port = port or _free_ports(host, 1)
         self._rtp_port = _free_ports(host, 3)
         self._server = f"carrier-{secrets.token_hex(8)}"
-        self._scenario = render(username=username, password=password, challenge=challenge, server=self._server)
+        self._scenario = render(
+            username=username, password=password, challenge=challenge, server=self._server, always=always
+        )
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -51,8 +51,8 @@ def _answer(
     )
 
 
-def _refuse(digits: str, status: int, reason: str, does: str) -> Behaviour:
-    return Behaviour(digits=digits, does=does, kind=Kind.REFUSE, status=status, reason=reason)
+def _refuse(digits: str, status: int, reason: str, does: str, *, rings_ms: int = 0) -> Behaviour:
+    return Behaviour(digits=digits, does=does, kind=Kind.REFUSE, status=status, reason=reason, rings_ms=rings_ms)
 
 
 STAYS = _answer("00", "Answers and stays until the caller hangs up.")
@@ -76,6 +76,7 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
     _refuse("80", 480, "Temporarily Unavailable", "Is not available now (480)."),
     _refuse("88", 488, "Not Acceptable Here", "Accepts none of the codecs (488)."),
     _refuse("53", 503, "Service Unavailable", "Meets a congested carrier (503)."),
+    _refuse("55", 503, "Service Unavailable", "Rings, then meets a congested carrier (180, 503).", rings_ms=200),
     _refuse("50", 500, "Server Internal Error", "Meets a broken carrier (500)."),
     _refuse("63", 603, "Decline", "Declines (603)."),
     _refuse("32", 302, "Moved Temporarily", "Is redirected to another number (302)."),

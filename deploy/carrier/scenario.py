@@ -19,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from xml.sax.saxutils import quoteattr
 
-from deploy.carrier.numbers import ANY_OTHER, BEHAVIOURS, Behaviour, Kind
+from deploy.carrier.numbers import ANY_OTHER, BEHAVIOURS, BY_DIGITS, Behaviour, Kind
 
 REALM = "carrier"
 
@@ -43,8 +43,10 @@ _CHALLENGE_MS = 32000
 _SILENCE_MS = 40000
 
 
-def render(*, username: str, password: str, challenge: bool, server: str) -> str:
+def render(*, username: str, password: str, challenge: bool, server: str, always: str = "") -> str:
     """The scenario as XML. With `challenge` every number but the silent one is asked for these credentials.
+
+    `always`: two digits, whose behaviour every number has.
 
     `server` is what OPTIONS is answered with, so that a pinger can tell this carrier from another on its port.
     """
@@ -58,6 +60,7 @@ def render(*, username: str, password: str, challenge: bool, server: str) -> str
         '<nop next="challenge"/>' if challenge else "",
         *(_branch(b, to="challenge") for b in BEHAVIOURS if b.challenges and not challenge),
         '<label id="admitted"/>',
+        f'<nop next="{_label(BY_DIGITS[always])}"/>' if always else "",
         *_branches(b for b in BEHAVIOURS if b.kind is not Kind.SILENT),
         *(_block(label, behaviour) for label, behaviour in answers.items()),
         _challenge(username, password),
@@ -128,7 +131,7 @@ def _block(label: str, behaviour: Behaviour) -> str:
         case Kind.ANSWER:
             return begin + _answer(label, behaviour)
         case Kind.REFUSE:
-            return begin + _refuse(behaviour)
+            return begin + _refuse(label, behaviour)
         case Kind.RING:
             return begin + _reply("180 Ringing", log="ringing") + _WAIT_FOR_CANCEL
         case Kind.PROGRESS:
@@ -142,14 +145,25 @@ def _block(label: str, behaviour: Behaviour) -> str:
 _WAIT_FOR_CANCEL = '\n<recv request="CANCEL"/>\n<nop next="cancelled"/>'
 
 
-def _refuse(behaviour: Behaviour) -> str:
+def _refuse(label: str, behaviour: Behaviour) -> str:
     elsewhere = ("Contact: <sip:+12025550100@elsewhere.invalid>",) if behaviour.status == 302 else ()
-    return _reply(
+    refusal = _reply(
         f"{behaviour.status} {behaviour.reason}",
         *elsewhere,
         log=f"final {behaviour.status}",
         retransmit=True,
         then="acknowledged",
+    )
+    if not behaviour.rings_ms:
+        return refusal
+    return "\n".join((_reply("180 Ringing", log="ringing"), _ring(behaviour, then=f"{label}_refusal"), refusal))
+
+
+def _ring(behaviour: Behaviour, *, then: str) -> str:
+    """Rings for a while; the label `then` follows unless the caller gives up."""
+    return (
+        f'<recv request="CANCEL" timeout="{behaviour.rings_ms}" ontimeout="{then}"/>\n<nop next="cancelled"/>\n'
+        f'<label id="{then}"/>'
     )
 
 
@@ -157,16 +171,10 @@ def _answer(label: str, behaviour: Behaviour) -> str:
     """180, perhaps a while of it, 200, then everything that may come in a call that is up."""
     hangs_up = behaviour.hangs_up_after_ms
     limit = f' timeout="{hangs_up}" ontimeout="hang_up"' if hangs_up is not None else ""
-    ringing = (
-        f'<recv request="CANCEL" timeout="{behaviour.rings_ms}" ontimeout="{label}_answer"/>\n<nop next="cancelled"/>'
-        if behaviour.rings_ms
-        else ""
-    )
     return "\n".join(
         (
             _reply("180 Ringing", log="ringing"),
-            ringing,
-            f'<label id="{label}_answer"/>',
+            _ring(behaviour, then=f"{label}_answer") if behaviour.rings_ms else "",
             _reply("200 OK", _ALLOW, log="answered", sdp=True, retransmit=True),
             f'<label id="{label}_wait"/>',
             f'<recv request="ACK" optional="true" ignoresdp="true" next="{label}_up"/>',

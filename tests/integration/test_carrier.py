@@ -262,11 +262,13 @@ def test_late_answer_can_be_cancelled_while_it_rings(carrier: Carrier) -> None:
     assert (call.end, call.status, call.answered_at) == ("cancel", 487, None)
 
 
-@pytest.mark.parametrize("behaviour", REFUSALS, ids=lambda behaviour: str(behaviour.status))
+@pytest.mark.parametrize("behaviour", REFUSALS, ids=lambda behaviour: behaviour.digits)
 def test_refuses(carrier: Carrier, behaviour: Behaviour) -> None:
     assert behaviour.status is not None
     with Caller(carrier=carrier, number=number(behaviour.digits)) as caller:
         caller.invite()
+        if behaviour.rings_ms:
+            caller.hear(180)
         response = caller.refused(behaviour.status)
         call = caller.seen()
     assert (call.end, call.status) == ("final", behaviour.status)
@@ -338,6 +340,8 @@ def test_strict_carrier_lets_the_number_decide_after_the_credentials(
     with Caller(carrier=strict_carrier, number=number(behaviour.digits)) as caller:
         caller.invite()
         caller.authorise(PASSWORD)
+        if behaviour.rings_ms:
+            caller.hear(180)
         caller.refused(behaviour.status)
         call = caller.seen(lambda call: call.status == behaviour.status)
     assert (call.digest, call.end) == ("right", "final")
