@@ -69,6 +69,7 @@ class HandOver:
     gateway_id: UUID
     tried_gateways: Sequence[UUID]
     node: str
+    phone_number: str
     dialed_number: str
     from_number: str
     never_left: bool  #: Asterisk could not place it: without another gateway it is tried again, not over
@@ -141,6 +142,13 @@ def grant(connection: Connection, grants: Sequence[Grant]) -> None:
             # Postgres knows no list of lists of different lengths
             "tried_gateways": ["{" + ",".join(map(str, before)) + "}" for before in tried],
         },
+    )
+
+
+def refuse(connection: Connection, explanations: Mapping[UUID, str]) -> None:
+    """Ends calls picked in this transaction that may not be made: scheduled → failed, not-placed."""
+    connection.exec_driver_sql(
+        statement("refuse_calls"), {"ids": list(explanations.keys()), "explanations": list(explanations.values())}
     )
 
 

@@ -25,8 +25,13 @@ from models import ledger
 from models.ledger import DueCall, Grant, HandOver
 from models.slots import LeaderSlots, Lease, Scope
 from scheduler.lines import Campaign, Gateway, Line, Lines
+from scheduler.phone_numbers import allowed
 
 MOST_A_ROUND = 200
+_NOT_ALLOWED = (
+    "Not dialled: its trunk may only call numbers that start with {}. If it may call this one too, allow it with"
+    " `trunkline trunk update --allowed-prefix`, and upload the number again."
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,8 +66,11 @@ class Granter:
         with connection.begin():
             due = self._pick(connection, plan, open_numbers, most)
             planned = [found for call in due if (found := plan.add(call))]
+            if plan.refused:
+                ledger.refuse(connection, plan.refused)
             if not planned:
-                return Round(attempt_ids=(), more_due=bool(due), ask_again_in=looked.ask_again_in)
+                again = timedelta(0) if plan.refused else looked.ask_again_in  # the next due ones at once
+                return Round(attempt_ids=(), more_due=bool(due), ask_again_in=again)
             taken = self._slots.take(lines.scopes, [lease for lease, _ in planned])
             grants = [grant for _, grant in planned if grant.id in taken.granted]
             if grants:
@@ -141,6 +149,7 @@ class _Plan:
         self.lines = lines
         self.room = Counter(room)
         self.trials: set[UUID] = set()  #: gateways on trial that this plan gives their call
+        self.refused: dict[UUID, str] = {}  #: calls that no trunk may make, with the reason
         self._new_id = new_id
         self._campaigns = {campaign.id: campaign for campaign in lines.campaigns}
 
@@ -156,7 +165,7 @@ class _Plan:
         return min(room, len(self._usable(line.trunk_id)))
 
     def add(self, call: DueCall) -> tuple[Lease, Grant] | None:
-        """None where there is no room for the call."""
+        """None where there is no room for the call, or no trunk of its numbers may make it (`refused`)."""
         campaign = self._campaigns.get(call.campaign_id) if call.campaign_id else None
         line = self._line(call, campaign)
         node = max(self.lines.nodes.values(), key=lambda scope: self.room[scope.slots_key])
@@ -184,7 +193,7 @@ class _Plan:
         tried = (*before.tried_gateways, before.gateway_id)
         if not before.waits or line is None or line.trunk_id != before.trunk_id or node is None:
             return None
-        if not self._usable(line.trunk_id, tried):
+        if not self._usable(line.trunk_id, tried) or not allowed(before.phone_number, line.prefixes):
             return None
         campaign = self._campaigns.get(before.campaign_id) if before.campaign_id else None
         attempt_id = self._new_id()
@@ -211,13 +220,21 @@ class _Plan:
         return (line.trunk, node, campaign.scope) if campaign and campaign.scope else (line.trunk, node)
 
     def _line(self, call: DueCall, campaign: Campaign | None) -> Line | None:
-        """The call's own number, or the next of its campaign's in rotation whose trunk has room."""
+        """The call's own number, or the next of its campaign's in rotation whose trunk has room and may call there.
+
+        The prefixes were looked at when the call was taken in, too; the trunk may have been changed since.
+        """
         numbers = campaign.from_numbers if campaign else (call.from_number or "",)
         start = call.id.int % len(numbers)
+        refusing: list[Line] = []
         for number in (*numbers[start:], *numbers[:start]):
             line = self.lines.by_number.get(number)
-            if line and self.room_of(line) > 0:
+            if line and not allowed(call.phone_number, line.prefixes):
+                refusing.append(line)
+            elif line and self.room_of(line) > 0:
                 return line
+        if len(refusing) == len(numbers):
+            self.refused[call.id] = _NOT_ALLOWED.format(", ".join(refusing[0].prefixes) or "nothing")
         return None
 
     def _usable(self, trunk_id: UUID, tried: Collection[UUID] = ()) -> list[Gateway]:

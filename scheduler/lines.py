@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 
 from models.slots import Scope
 from models.statements import statement
+from scheduler.phone_numbers import country_code
 
 DEAF_AFTER = timedelta(seconds=6)
 """A node whose listener has not been heard of for so long gets no calls."""
@@ -28,6 +29,7 @@ class Line:
     trunk: Scope
     trunk_id: UUID
     leading_plus: bool
+    prefixes: tuple[str, ...]  #: what may be called from it
 
     def dialed(self, phone_number: str) -> str:
         return phone_number if self.leading_plus else phone_number.removeprefix("+")
@@ -65,6 +67,10 @@ class Lines:
 
 def load_lines(connection: Connection) -> Lines:
     """Reads the snapshot; small queries, none of which looks at calls."""
+    rows = connection.exec_driver_sql(statement("load_lines")).all()
+    countries: dict[UUID, set[str]] = {}
+    for row in rows:
+        countries.setdefault(row.trunk_id, set()).add(country_code(row.phone_number))
     by_number = {
         row.phone_number: Line(
             phone_number=row.phone_number,
@@ -76,8 +82,9 @@ def load_lines(connection: Connection) -> Lines:
             ),
             trunk_id=row.trunk_id,
             leading_plus=row.leading_plus,
+            prefixes=tuple(sorted(countries[row.trunk_id]) if row.allowed_prefixes is None else row.allowed_prefixes),
         )
-        for row in connection.exec_driver_sql(statement("load_lines"))
+        for row in rows
     }
     gateways: dict[UUID, list[Gateway]] = {}
     for row in connection.exec_driver_sql(statement("load_gateways")):

@@ -6,12 +6,13 @@ WITH waiting AS MATERIALIZED (
 ), running AS MATERIALIZED (
   SELECT id FROM campaigns WHERE id IN (SELECT campaign_id FROM waiting) AND status = 'running' ORDER BY id FOR SHARE
 ), mine AS MATERIALIZED (
-  SELECT id, call_id, campaign_id, trunk_id, gateway_id, tried_gateways, node, dialed_number, from_number, status
+  SELECT id, call_id, campaign_id, trunk_id, gateway_id, tried_gateways, node, dialed_number, from_number, status,
+         '+' || ltrim(dialed_number, '+') AS phone_number
   FROM attempts WHERE id IN (SELECT id FROM waiting) AND hands_over ORDER BY id FOR UPDATE
 ), theirs AS MATERIALIZED (
   SELECT id, current_attempt_id FROM calls WHERE id IN (SELECT call_id FROM mine) AND status = 'scheduled' ORDER BY id FOR UPDATE
 )
-SELECT m.id, m.call_id, m.campaign_id, m.trunk_id, m.gateway_id, m.tried_gateways, m.node, m.dialed_number, m.from_number,
+SELECT m.id, m.call_id, m.campaign_id, m.trunk_id, m.gateway_id, m.tried_gateways, m.node, m.phone_number, m.dialed_number, m.from_number,
        m.status = 'withdrawn' AS never_left,
        c.id IS NOT NULL AND (m.campaign_id IS NULL OR r.id IS NOT NULL) AS waits
 FROM mine m

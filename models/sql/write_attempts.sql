@@ -1,7 +1,7 @@
 -- Writes attempts that are locked and were decided on in this transaction, and moves the call of each
 -- that is its call's current one. `follow` false leaves the call as it is: a verdict awaits its second look.
 -- A withdrawn attempt gives its call back, due after `delay`; the third that could not be placed ends it. One that hands
--- over keeps its call for the next gateway: `scheduled`, and due at no time of its own.
+-- over keeps its call for the next gateway: `scheduled`, and due by itself only if nobody sees to it for a day.
 -- `sign` 'lives' ends what bad is known of its gateway.
 --   one array a column; place_limit  int
 WITH written AS (
@@ -41,7 +41,7 @@ SET status = t.status, not_placed = t.not_placed, updated_at = now(),
     explanation = CASE WHEN t.status IN ('scheduled', 'initiated', 'ringing', 'in-progress') THEN NULL ELSE t.explanation END,
     sip_code = t.sip_code, q850_cause = t.q850_cause,
     ended_at = CASE WHEN t.status IN ('scheduled', 'initiated', 'ringing', 'in-progress') THEN NULL ELSE coalesce(t.ended_at, now()) END,
-    due_at = CASE WHEN t.status = 'scheduled' AND t.hands_over THEN 'infinity'
+    due_at = CASE WHEN t.status = 'scheduled' AND t.hands_over THEN now() + interval '1 day'
                   WHEN t.status = 'scheduled' THEN now() + coalesce(t.delay, interval '0') ELSE c.due_at END
 FROM target t
 WHERE c.id = t.call_id AND (c.status = t.status OR legal_transition('call', c.status, t.status))
