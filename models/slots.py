@@ -201,6 +201,15 @@ class Slots:
         with suppress(redis.RedisError):
             self._redis.publish(WAKE, "work")
 
+    def token_in(self, kind: str, id: object) -> timedelta:
+        """Until the scope's calls a second allow the next call; for people, not for decisions. Raises `Away`."""
+        try:
+            seconds, micros = self._redis.time()
+            arrival = self._redis.get(rate_key(kind, id))
+        except redis.RedisError as error:
+            raise Away(str(error)) from error
+        return max(timedelta(0), timedelta(microseconds=int(arrival or 0) - seconds * 1_000_000 - micros))
+
     def in_use(self, kind: str, id: object) -> int:
         """How many leases a scope has; for people, not for decisions."""
         try:

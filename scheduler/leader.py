@@ -21,7 +21,7 @@ import redis
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from models.roles import Role, hold
+from models.roles import SCHEDULER, Role, hold
 from models.settings import Settings
 from models.slots import Away, Bell, Forgot, LeaderSlots, Slots, Stale, connect
 from scheduler.grants import Granter
@@ -49,7 +49,7 @@ class Leader:
     def run(self, stop: threading.Event) -> None:
         while not stop.is_set():
             try:
-                with hold(self._settings, "trunkline-scheduler", stop) as role:
+                with hold(self._settings, SCHEDULER, stop) as role:
                     if role is None:
                         return
                     logger.info("leading", epoch=role.epoch)
