@@ -86,6 +86,7 @@ class Probe:
     tls: str | None = None  #: what was agreed on, where TLS holds
     status: int | None = None  #: of the answer to OPTIONS
     rtt_ms: float | None = None
+    sent_from: str | None = None  #: our address as this machine has it
     seen_as: str | None = None  #: our address as the gateway saw it
 
 
@@ -122,9 +123,10 @@ async def _look(gateway: Gateway, target: Target, viewpoint: Viewpoint) -> Probe
                     sock.bind((viewpoint.source, 0))
             async with asyncio.timeout(_CONNECT_SECONDS):
                 await asyncio.get_running_loop().sock_connect(sock, (target.address, target.port))
+            sent_from = str(sock.getsockname()[0])
             if gateway.transport == "UDP":
-                return await _ask_by_datagram(sock, gateway, target)
-            return await _ask_by_stream(sock, gateway, target, viewpoint)
+                return replace(await _ask_by_datagram(sock, gateway, target), sent_from=sent_from)
+            return replace(await _ask_by_stream(sock, gateway, target, viewpoint), sent_from=sent_from)
     except TimeoutError:
         detail = f"No {gateway.transport} connection to {target} within {_CONNECT_SECONDS:.0f} s: check address, port and firewalls."
         return Probe(finding=Finding.SILENT, detail=detail)
