@@ -70,7 +70,7 @@ class Ending:
     tx_packets: int | None = None
     rx_lost: int | None = None
     tx_lost: int | None = None
-    error: str = ""  #: with a verdict: what was refused, in words
+    error: str = ""  #: with a verdict: what was refused; with a wait: what its campaign is
 
     @property
     def audio(self) -> str | None:
@@ -117,6 +117,9 @@ class Entry:
     refined: str = ""
     when: Mapping[str, object] = field(default_factory=dict)  #: a tuple: one of these
     in_table: bool = True  #: false for what is said only when the trunk is not known
+    far_side_spoke: bool = (
+        True  #: false where the SIP status is Asterisk's own word for a gateway that it did not reach
+    )
 
     @property
     def key(self) -> str:
@@ -136,23 +139,19 @@ class Entry:
 
 def explain(ending: Ending, context: Context | None = None) -> str:
     """A sentence or two: what happened, its likely cause and what to do about it."""
-    advice = advise(ending, context)
+    entry, advice = _find(ending, context or Context())
     text = " ".join(part for part in (advice.means, advice.do) if part)
     said = said_by_far_side(ending)
-    return f"{text} (SIP {said})" if said else text
+    return f"{text} (SIP {said})" if said and entry.far_side_spoke else text
 
 
 def advise(ending: Ending, context: Context | None = None) -> Advice:
     """The same, in parts."""
-    around = context or Context()
-    entry = next(entry for entry in ENTRIES if entry.fits(ending, around))
-    figures = {"error": ending.error, "rx_loss": f"{ending.rx_loss:.0%}", "tx_loss": f"{ending.tx_loss:.0%}"}
-    means, do = entry.render({**around.words(), **figures})
-    return Advice(key=entry.key, means=means, do=do)
+    return _find(ending, context or Context())[1]
 
 
 def said_by_far_side(ending: Ending) -> str | None:
-    """Its SIP status in words; None where it said nothing."""
+    """Its SIP status in words; None where it said nothing. A 503 may be Asterisk's own as well."""
     return in_words(ending.sip_code) if ending.sip_code and ending.why not in _NOT_THEIRS else None
 
 
@@ -165,7 +164,7 @@ def table() -> str:
     """The entries as a table in Markdown."""
     words = Context().words()
     lines = ["| what you see | what it means | what to do |", "| --- | --- | --- |"]
-    figures = {"error": "(what was refused)", "rx_loss": "x %", "tx_loss": "y %"}
+    figures = {"error": "…", "rx_loss": "x %", "tx_loss": "y %"}
     for entry in ENTRIES:
         if entry.in_table:
             means, do = entry.render({**words, **figures})
@@ -183,6 +182,13 @@ def put_into(text: str) -> str:
     return f"{before}{begin}\n{table()}{end}{after}"
 
 
+def _find(ending: Ending, context: Context) -> tuple[Entry, Advice]:
+    entry = next(entry for entry in ENTRIES if entry.fits(ending, context))
+    figures = {"error": ending.error, "rx_loss": f"{ending.rx_loss:.0%}", "tx_loss": f"{ending.tx_loss:.0%}"}
+    means, do = entry.render({**context.words(), **figures})
+    return entry, Advice(key=entry.key, means=means, do=do)
+
+
 def _value(name: str, ending: Ending, context: Context) -> object:
     return getattr(ending if hasattr(ending, name) else context, name)
 
@@ -195,7 +201,9 @@ _PLAIN = {D.BUSY, D.NO_ANSWER, D.CANCELED, D.EXPIRED, D.LOST, D.POISON}
 _NOT_THEIRS = {D.ANSWERED, D.AGENT_UNREACHABLE, D.GATEWAY_UNREACHABLE}
 """Where a SIP status is the agent's leg's, or Asterisk's own: the far side did not say it."""
 
-_AUDIO_CAUSES = "In this order: {symmetric}; {direct}; {nat}; and let no firewall drop UDP of the RTP range."
+_AUDIO_CAUSES = (
+    "In this order: {symmetric}; {direct}; {nat}; and let no firewall drop UDP of the RTP range (TRUNKLINE_RTP_PORTS)."
+)
 
 ENTRIES: tuple[Entry, ...] = (
     Entry(
@@ -419,19 +427,21 @@ ENTRIES: tuple[Entry, ...] = (
     ),
     Entry(
         why=D.CONGESTION,
-        refined="loopback",
-        when={"bound_to_loopback": True},
-        sees="`failed`, `congestion` (503), SIP bound to loopback",
-        means="Nothing was sent: our SIP is bound to loopback, which reaches no carrier.",
-        do="Set TRUNKLINE_SIP_BIND to this machine's address (or 0.0.0.0:5060), and behind NAT TRUNKLINE_EXTERNAL_ADDRESS.",
-    ),
-    Entry(
-        why=D.CONGESTION,
         refined="no-name",
         when={"finding": "no-name"},
         sees="`failed`, `congestion` (503), the gateway's name is not found",
         means="Nothing was sent: the name of {gateway} does not resolve. {found}",
         do="Correct it, {gateways}, or mend the DNS of this machine.",
+        far_side_spoke=False,
+    ),
+    Entry(
+        why=D.CONGESTION,
+        refined="loopback",
+        when={"bound_to_loopback": True},
+        sees="`failed`, `congestion` (503), SIP bound to loopback",
+        means="Nothing was sent: our SIP is bound to loopback, which reaches no carrier.",
+        do="Set TRUNKLINE_SIP_BIND to this machine's address (or 0.0.0.0:5060), and behind NAT TRUNKLINE_EXTERNAL_ADDRESS.",
+        far_side_spoke=False,
     ),
     Entry(
         why=D.CONGESTION,
@@ -440,6 +450,7 @@ ENTRIES: tuple[Entry, ...] = (
         sees="`failed`, `congestion` (503), the gateway refuses connections",
         means="{gateway} refuses connections over {transport}: nobody listens there. {found}",
         do="Check its address, port and transport: {gateways}, `{update} --transport transport-udp`.",
+        far_side_spoke=False,
     ),
     Entry(
         why=D.CONGESTION,
@@ -448,6 +459,7 @@ ENTRIES: tuple[Entry, ...] = (
         sees="`failed`, `congestion` (503), TLS fails",
         means="TLS to {gateway} does not hold: its certificate is not trusted, is for another name, or it speaks no TLS there. {found}",
         do="Name the gateway as its certificate does ({gateways}; TLS is mostly on 5061), or have the provider mend it.",
+        far_side_spoke=False,
     ),
     Entry(
         why=D.CONGESTION,
@@ -536,7 +548,7 @@ ENTRIES: tuple[Entry, ...] = (
         why=D.NOT_PLACED,
         sees="`failed`, `not-placed`",
         means="Asterisk could not place the call and gives no reason: most likely no RTP port was free. Whether the carrier saw it is not known.",
-        do="Widen the RTP range to two ports a call, or lower the limits: `{update} --max-concurrent-calls N`.",
+        do="Widen the RTP range (TRUNKLINE_RTP_PORTS) to two ports a call, or lower the limits: `{update} --max-concurrent-calls N`.",
     ),
     Entry(
         why=D.POISON,
@@ -631,7 +643,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         why=W.CAMPAIGN,
         sees="`scheduled`, campaign not running",
-        means="It waits because its campaign is not running.",
+        means="It waits because its campaign is {error}.",
         do="`trunkline campaign start` or `resume`.",
     ),
     Entry(

@@ -52,10 +52,6 @@ class Attempt:
     q850_cause: int | None = None
     agent_status: str | None = None
     hangup_by: str | None = None
-    rx_packets: int | None = None
-    tx_packets: int | None = None
-    rx_lost: int | None = None
-    tx_lost: int | None = None
     stop_requested_at: datetime | None = None
     hold_until: datetime | None = None
     initiated_at: datetime | None = None
@@ -63,6 +59,10 @@ class Attempt:
     ringing_at: datetime | None = None
     answered_at: datetime | None = None
     ended_at: datetime | None = None
+    rx_packets: int | None = None
+    tx_packets: int | None = None
+    rx_lost: int | None = None
+    tx_lost: int | None = None
 
 
 def after(row: Attempt, seen: Sequence[Sighting], *, timer_b: timedelta) -> Attempt:

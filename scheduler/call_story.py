@@ -102,7 +102,8 @@ def tell(connection: Connection, call_id: UUID) -> CallStory:
     faults = connection.exec_driver_sql(statement("faults_of_gateways"), {"call": call_id})
     explanation, what_to_do = call.explanation, ""
     if call.status == Status.SCHEDULED:
-        advice = advise(Ending(why=_waits_for(connection, call)), _line(call))
+        state = f"{call.campaign_status}: {call.pause_reason}" if call.pause_reason else call.campaign_status
+        advice = advise(Ending(why=_waits_for(connection, call), error=state or ""), _line(call))
         explanation, what_to_do = advice.means, advice.do
     elif rows and call.status in FINAL and (ending := _ending(rows[-1])):
         around = contexts.of_attempts(connection, [rows[-1].attempt_id])

@@ -1,6 +1,6 @@
 -- A call as it is told to an operator. Its line is the number that a single call is to be made from.
 --   call  uuid
-SELECT c.id AS call_id, p.name AS campaign, p.status AS campaign_status, c.phone_number, c.name, g.name AS agent, c.from_number,
+SELECT c.id AS call_id, p.name AS campaign, p.status AS campaign_status, p.pause_reason, c.phone_number, c.name, g.name AS agent, c.from_number,
        c.status, c.disposition, c.explanation, c.created_at, c.due_at, c.ended_at, c.due_at > now() AS is_early,
        n.phone_number IS NOT NULL AS is_registered, t.name AS trunk, t.is_active AS trunk_active
 FROM calls c

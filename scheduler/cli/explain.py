@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated
 from uuid import UUID
 
 import typer
 
 from models.errors import NotFound
+from models.outcome import Disposition
 from models.settings import read_settings
 from scheduler import call_story
 from scheduler.call_story import AttemptStory, CallStory
 from scheduler.cli import terminal
 from scheduler.cli.session import transaction
-from scheduler.cli.terminal import shown
 
 _HUNG_UP = {
-    "callee": "the person called, or their carrier",
+    "callee": "the person called",
     "agent": "the agent",
     "operator": "an operator",
-    "limit": "trunkline, because the longest length of a call was over",
-    "trunkline": "trunkline, after the agent",
+    "limit": "trunkline, since the longest length of a call was over",
+    "trunkline": "trunkline",
 }
 
 
@@ -58,7 +58,7 @@ def _explain_campaign(name: str) -> None:
 def _lines(story: CallStory) -> Iterator[str]:
     whom = f"{story.phone_number} ({story.name})" if story.name else story.phone_number
     yield f"call {story.call_id} to {whom}, agent {story.agent}, {_origin(story)}"
-    ended = f" at {shown(story.ended_at)}" if story.ended_at else ""
+    ended = f" at {_at(story.ended_at)}" if story.ended_at else ""
     yield f"{story.status}{f', {story.disposition}' if story.disposition else ''}{ended}"
     for number, attempt in enumerate(story.attempts, start=1):
         yield ""
@@ -71,7 +71,7 @@ def _lines(story: CallStory) -> Iterator[str]:
     if story.what_to_do:
         yield f"what to do: {story.what_to_do}"
     for fault in story.gateway_faults:
-        yield f"gateway {fault.gateway} now: {fault.detail or fault.finding} (probed at {shown(fault.probed_at)})"
+        yield f"gateway {fault.gateway} now: {fault.detail or fault.finding} (probed at {_at(fault.probed_at)})"
 
 
 def _origin(story: CallStory) -> str:
@@ -85,8 +85,8 @@ def _attempt(attempt: AttemptStory) -> Iterator[str]:
     yield _times(attempt)
     if attempt.initiated_at:
         yield f"the far side said: {_said(attempt)}"
-    if attempt.answered_at:
-        yield f"audio: {_audio(attempt)}"
+    if audio := _audio(attempt):
+        yield f"audio: {audio}"
     if attempt.hangup_by:
         yield f"hung up by: {_HUNG_UP.get(attempt.hangup_by, attempt.hangup_by)}"
     if attempt.sip_call_id:
@@ -97,9 +97,9 @@ def _attempt(attempt: AttemptStory) -> Iterator[str]:
 
 def _times(attempt: AttemptStory) -> str:
     parts = [
-        f"{name} {shown(at)}"
+        f"{name} {_at(at)}"
         for name, at in (("granted", attempt.queued_at), ("sent", attempt.initiated_at), ("over", attempt.ended_at))
-        if isinstance(at, datetime)
+        if at is not None
     ]
     spans = [
         f"{name} {seconds:.1f} s"
@@ -113,9 +113,16 @@ def _times(attempt: AttemptStory) -> str:
     return ", ".join(parts + spans)
 
 
+def _at(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat(sep=" ", timespec="milliseconds").replace("+00:00", "Z")
+
+
 def _said(attempt: AttemptStory) -> str:
     heard = [*(["ringing"] if attempt.rang else []), *(["200 OK"] if attempt.answered_at else [])]
-    return ", then ".join([*heard, *([attempt.sip] if attempt.sip else [])]) or "nothing that was heard"
+    status = attempt.sip
+    if status and attempt.disposition == Disposition.CONGESTION:
+        status += ", or nothing: it is Asterisk's word, too, for a gateway that it did not reach"
+    return ", then ".join([*heard, *([status] if status else [])]) or "nothing that was heard"
 
 
 def _audio(attempt: AttemptStory) -> str:
@@ -129,4 +136,4 @@ def _audio(attempt: AttemptStory) -> str:
     ]
     parts += [f"codec {attempt.codec}"] if attempt.codec else []
     parts += [f"to {attempt.media_address}"] if attempt.media_address else []
-    return ", ".join(parts) or "not known"
+    return ", ".join(parts)

@@ -132,7 +132,7 @@ SAYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "no-channel": (("never made a channel",), ("logs",)),
     "overtaken": (("earlier attempt",), ()),
     "not-due": (("its time",), ()),
-    "campaign": (("campaign is not running",), ("campaign start", "resume")),
+    "campaign": (("campaign is the reason given",), ("campaign start", "resume")),
     "number-unregistered": (("not registered",), ("number add",)),
     "trunk-is-off": (("switched off",), ("trunk enable",)),
     "no-node": (("no Asterisk is heard",), ("trunkline up", "doctor")),
@@ -309,6 +309,14 @@ def test_loopback_is_the_cause_only_for_a_gateway_that_is_elsewhere() -> None:
     ]:
         text = explain(silence, replace(ACME, sip_address="127.0.0.1", gateway=gateway))
         assert ("loopback" in text) == is_cause, gateway
+
+
+def test_where_nothing_was_sent_no_status_is_laid_to_the_far_side() -> None:
+    ended = Ending(why=D.CONGESTION, sip_code=503)
+    for finding in ("no-name", "refused", "tls-failed"):
+        assert "SIP 503" not in explain(ended, replace(ACME, finding=finding))
+    for context in (ACME, replace(ACME, finding="silent"), replace(ACME, finding="answered")):
+        assert explain(ended, context).endswith("(SIP 503 Service Unavailable)")
 
 
 def test_no_context_is_asked_for_where_it_would_change_no_word() -> None:
