@@ -131,7 +131,8 @@ class Entry:
         return means[:1].upper() + means[1:], do[:1].upper() + do[1:]
 
     def fits(self, ending: Ending, context: Context) -> bool:
-        return self.why is ending.why and all(
+        """Among the entries of its reason."""
+        return all(
             _value(name, ending, context) in (wanted if isinstance(wanted, tuple) else (wanted,))
             for name, wanted in self.when.items()
         )
@@ -139,7 +140,7 @@ class Entry:
 
 def explain(ending: Ending, context: Context | None = None) -> str:
     """A sentence or two: what happened, its likely cause and what to do about it."""
-    entry, advice = _find(ending, context or Context())
+    entry, advice = _find(ending, context)
     text = " ".join(part for part in (advice.means, advice.do) if part)
     said = said_by_far_side(ending)
     return f"{text} (SIP {said})" if said and entry.far_side_spoke else text
@@ -147,7 +148,7 @@ def explain(ending: Ending, context: Context | None = None) -> str:
 
 def advise(ending: Ending, context: Context | None = None) -> Advice:
     """The same, in parts."""
-    return _find(ending, context or Context())[1]
+    return _find(ending, context)[1]
 
 
 def said_by_far_side(ending: Ending) -> str | None:
@@ -162,12 +163,11 @@ def needs_context(ending: Ending) -> bool:
 
 def table() -> str:
     """The entries as a table in Markdown."""
-    words = Context().words()
     lines = ["| what you see | what it means | what to do |", "| --- | --- | --- |"]
     figures = {"error": "…", "rx_loss": "x %", "tx_loss": "y %"}
     for entry in ENTRIES:
         if entry.in_table:
-            means, do = entry.render({**words, **figures})
+            means, do = entry.render({**_WORDS_OF_NOTHING, **figures})
             cells = (entry.sees, means, do or "Nothing.")
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
@@ -182,10 +182,11 @@ def put_into(text: str) -> str:
     return f"{before}{begin}\n{table()}{end}{after}"
 
 
-def _find(ending: Ending, context: Context) -> tuple[Entry, Advice]:
-    entry = next(entry for entry in ENTRIES if entry.fits(ending, context))
+def _find(ending: Ending, context: Context | None) -> tuple[Entry, Advice]:
+    around = context or _NOTHING
+    entry = next(entry for entry in _BY_REASON[ending.why] if entry.fits(ending, around))
     figures = {"error": ending.error, "rx_loss": f"{ending.rx_loss:.0%}", "tx_loss": f"{ending.tx_loss:.0%}"}
-    means, do = entry.render({**context.words(), **figures})
+    means, do = entry.render({**(context.words() if context else _WORDS_OF_NOTHING), **figures})
     return entry, Advice(key=entry.key, means=means, do=do)
 
 
@@ -671,6 +672,10 @@ ENTRIES: tuple[Entry, ...] = (
         do="If nothing moves, see that the scheduler and a worker run; `trunkline explain CAMPAIGN` says what holds a campaign up.",
     ),
 )  # fmt: skip
+
+_BY_REASON = {why: [entry for entry in ENTRIES if entry.why is why] for why in {entry.why for entry in ENTRIES}}
+_NOTHING = Context()
+_WORDS_OF_NOTHING = _NOTHING.words()
 
 
 if __name__ == "__main__":
