@@ -500,6 +500,10 @@ def test_every_figure_of_an_attempt_is_told(ready: Operator) -> None:
     assert (one["post_dial_delay"], one["ring_time"], one["talk_time"]) == (1.5, 2.5, 10.0)
     assert (one["attempt_id"], one["sip_call_id"], one["tx_lost"], one["sip"]) == (str(attempt), "5f0@pbx", 2, None)
     assert (told["name"], told["gateway_faults"]) == ("Ö", [])
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    documented = readme.partition("With `--json` it is one object")[2].partition("The table is made")[0]
+    named = set(re.findall(r"[a-z0-9_]+", " ".join(re.findall(r"`([^`]+)`", documented))))
+    assert {*told, *one, "gateway", "probed_at", "finding", "detail", "null"} == named
     ready.write("DELETE FROM trunk_gateways")
     assert "a gateway that is removed" in ready.does("explain", call_id)
 
