@@ -105,10 +105,16 @@ class Listener:
     def _register(self, role: Role) -> None:
         with role.connection.begin():
             role.connection.exec_driver_sql(
-                "INSERT INTO nodes (name, max_calls, listener_epoch) VALUES (%(name)s, %(max_calls)s, %(epoch)s)"
-                " ON CONFLICT (name) DO UPDATE SET max_calls = excluded.max_calls,"
+                "INSERT INTO nodes (name, max_calls, listener_epoch, sip_address)"
+                " VALUES (%(name)s, %(max_calls)s, %(epoch)s, %(sip_address)s)"
+                " ON CONFLICT (name) DO UPDATE SET max_calls = excluded.max_calls, sip_address = excluded.sip_address,"
                 " listener_epoch = excluded.listener_epoch, heard_at = NULL, listening_since = NULL",
-                {"name": self._node.name, "max_calls": self._node.max_calls, "epoch": role.epoch},
+                {
+                    "name": self._node.name,
+                    "max_calls": self._node.max_calls,
+                    "epoch": role.epoch,
+                    "sip_address": self._settings.sip_address,
+                },
             )
 
     def _hear_again(self, role: Role, link: Link, reconciler: Reconciler) -> bool:

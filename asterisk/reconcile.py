@@ -28,7 +28,8 @@ from sqlalchemy import Connection
 from asterisk.link import Link
 from asterisk.marks import mark_family
 from models import ledger
-from models.outcome import Disposition, explain
+from models.explanations import Ending, Verdict, explain
+from models.outcome import Disposition
 from models.settings import Settings
 from models.sightings import Attempt, Sight, Sighting
 from models.statements import statement
@@ -135,7 +136,7 @@ class Reconciler:
             row,
             status=Status.WITHDRAWN,
             disposition=Disposition.CANCELED.value if row.stop_requested_at else None,
-            explanation="Claimed, but Asterisk never made a channel for it: given back after a second look.",
+            explanation=explain(Ending(why=Verdict.NO_CHANNEL)),
             ended_at=now,
             hold_until=now + SECOND_LOOK_AFTER,
         )
@@ -209,7 +210,7 @@ def _lost(row: Attempt, now: datetime, *, hold_until: datetime) -> ledger.Change
             row,
             status=Status.UNKNOWN,
             disposition=Disposition.LOST.value,
-            explanation=explain(Disposition.LOST),
+            explanation=explain(Ending(why=Disposition.LOST)),
             ended_at=now,
             hold_until=hold_until,
         )

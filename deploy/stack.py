@@ -134,6 +134,7 @@ class Stack:
         )
         asterisk.prepare()
         yield asterisk.part()
+        self.runtime["sip_bind"] = self.settings.sip_bind  # the default too: of an Asterisk of yours it says nothing
         self.runtime["asterisk_nodes"] = str(
             Node(
                 name=NODE,

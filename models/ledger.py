@@ -16,9 +16,11 @@ from uuid import UUID
 import structlog
 from sqlalchemy import Connection
 
+from models import contexts
+from models.explanations import Ending, Verdict, explain, needs_context
 from models.gateways import FIRST_REST, LONGEST_REST, REST_AFTER, Sign, may_fail_over, sign_of
 from models.outcome import Disposition
-from models.sightings import Attempt, Sighting, after
+from models.sightings import Attempt, Sighting, after, ending_of
 from models.statements import statement
 from models.statuses import ENDS, Status
 
@@ -207,7 +209,8 @@ def record(connection: Connection, sightings: Iterable[Sighting], *, timer_b: ti
     over: list[Attempt] = []
     revived: list[Attempt] = []
     undelivered: list[UUID] = []
-    for attempt_id, row in lock_attempts(connection, by_attempt).items():
+    rows = lock_attempts(connection, by_attempt)
+    for attempt_id, row in rows.items():
         new = after(row, by_attempt[attempt_id], timer_b=timer_b)
         if new == row or replace(new, channel_at=row.channel_at) == row:
             continue  # that a channel was made is in Asterisk's CEL and mark already: not worth a write of its own
@@ -234,7 +237,8 @@ def record(connection: Connection, sightings: Iterable[Sighting], *, timer_b: ti
         )
         over += _take_back_calls(connection, revived, {row.id: row.current_attempt_id for row in locked})
     handing_over = _can_hand_over(connection, undelivered)
-    write(connection, [replace(change, hands_over=change.attempt.id in handing_over) for change in changes])
+    explained = _explained(connection, changes, rows)
+    write(connection, [replace(change, hands_over=change.attempt.id in handing_over) for change in explained])
     rests = _count_failures(connection, [change.attempt.id for change in changes if change.sign is Sign.FAILED])
     return Recorded(over=[row for row in over if row.id not in handing_over], news=rests or bool(handing_over))
 
@@ -266,6 +270,23 @@ def _count_failures(connection: Connection, failed: Sequence[UUID]) -> bool:
     return bool(tired)
 
 
+def _explained(connection: Connection, changes: Sequence[Change], rows: Mapping[UUID, Attempt]) -> list[Change]:
+    """Says again, with what is known of its trunk, what is said of an attempt only now. One query a batch, mostly none."""
+    endings: dict[UUID, Ending] = {}
+    for change in changes:
+        ending = ending_of(change.attempt)
+        is_news = change.attempt.explanation != rows[change.attempt.id].explanation
+        if ending and is_news and needs_context(ending):
+            endings[change.attempt.id] = ending
+    around = contexts.of_attempts(connection, endings)
+
+    def explained(row: Attempt) -> Attempt:
+        ending = endings.get(row.id)
+        return replace(row, explanation=explain(ending, around.get(row.id))) if ending else row
+
+    return [replace(change, attempt=explained(change.attempt)) for change in changes]
+
+
 def _take_back_calls(connection: Connection, alive: Sequence[Attempt], current: Mapping[UUID, UUID]) -> list[Attempt]:
     """Attempts that a verdict had withdrawn live: their calls are theirs again, unless a newer attempt has left.
 
@@ -275,7 +296,7 @@ def _take_back_calls(connection: Connection, alive: Sequence[Attempt], current: 
     newer = [current[row.call_id] for row in alive if current[row.call_id] != row.id]
     queued = connection.exec_driver_sql(statement("lock_queued_attempts"), {"ids": newer}).scalars().all()
     withdrawn = [
-        replace(row, status=Status.WITHDRAWN, explanation="An earlier attempt of this call turned out to live.")
+        replace(row, status=Status.WITHDRAWN, explanation=explain(Ending(why=Verdict.OVERTAKEN)))
         for row in lock_attempts(connection, queued).values()
     ]
     write(connection, [Change(attempt=row, follow=False) for row in withdrawn])

@@ -151,6 +151,14 @@ class Settings(BaseSettings):
         return tuple(Node.parse(part) for part in text.split(",") if part.strip())
 
     @property
+    def sip_address(self) -> str | None:
+        """Ours, as our Asterisk tells it to carriers; None for an Asterisk of yours of which nothing was said."""
+        if self.external_address or "sip_bind" not in self.model_fields_set:
+            return self.external_address
+        host, bracket, _ = self.sip_bind.partition("]")
+        return host + bracket if bracket else host.partition(":")[0]
+
+    @property
     def ring_timeout(self) -> timedelta:
         return timedelta(seconds=self.ring_timeout_seconds)
 

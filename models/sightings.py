@@ -12,7 +12,8 @@ from datetime import datetime, timedelta
 from enum import Enum, auto
 from uuid import UUID
 
-from models.outcome import Disposition, Evidence, classify, explain
+from models.explanations import Ending, explain
+from models.outcome import Disposition, Evidence, classify
 from models.statuses import DIALABLE, ENDS, Status, may_follow
 
 
@@ -58,6 +59,10 @@ class Attempt:
     ringing_at: datetime | None = None
     answered_at: datetime | None = None
     ended_at: datetime | None = None
+    rx_packets: int | None = None
+    tx_packets: int | None = None
+    rx_lost: int | None = None
+    tx_lost: int | None = None
 
 
 def after(row: Attempt, seen: Sequence[Sighting], *, timer_b: timedelta) -> Attempt:
@@ -95,10 +100,8 @@ def _gather(row: Attempt, seen: Sequence[Sighting]) -> Attempt:
 def _decide(row: Attempt, facts: Attempt, seen: Sequence[Sighting], timer_b: timedelta) -> Attempt:
     end = next((sighting for sighting in seen if sighting.sight is Sight.ENDED), None)
     if row.status in ENDS:
-        if row.disposition == Disposition.NO_ANSWER and facts.ringing_at:  # its ringing was reported late
-            sentence = explain(Disposition.NO_ANSWER, rang=True, sip_code=facts.sip_code)
-            return replace(facts, explanation=sentence)
-        return facts
+        # its ringing, or its media, may have been reported late
+        return facts if ending_of(facts) == ending_of(row) else _explained(facts)
     if end is not None:
         outcome = classify(
             Evidence(
@@ -113,23 +116,24 @@ def _decide(row: Attempt, facts: Attempt, seen: Sequence[Sighting], timer_b: tim
             timer_b=timer_b,
         )
         if may_follow(row.status, outcome.status):
-            return replace(
+            over = replace(
                 facts,
                 status=outcome.status,
                 disposition=outcome.disposition.value,
-                explanation=outcome.explanation,
                 ended_at=end.at,
                 hangup_by=(facts.hangup_by or "trunkline") if facts.answered_at else None,
                 hold_until=None,
             )
+            return _explained(over)
         return facts
     if row.status is Status.INITIATED and facts.channel_at is None and any(s.sight is Sight.NOT_PLACED for s in seen):
-        return replace(
-            facts,
-            status=Status.WITHDRAWN,
-            disposition=Disposition.NOT_PLACED.value,
-            explanation=explain(Disposition.NOT_PLACED),
-            ended_at=seen[-1].at,
+        return _explained(
+            replace(
+                facts,
+                status=Status.WITHDRAWN,
+                disposition=Disposition.NOT_PLACED.value,
+                ended_at=seen[-1].at,
+            )
         )
     alive = Status.IN_PROGRESS if facts.answered_at else Status.RINGING if facts.ringing_at else Status.INITIATED
     if row.status not in DIALABLE and not (facts.channel_at or facts.ringing_at or facts.answered_at):
@@ -139,6 +143,30 @@ def _decide(row: Attempt, facts: Attempt, seen: Sequence[Sighting], timer_b: tim
             facts = replace(facts, disposition=None, explanation=None, ended_at=None, hold_until=None)
         return replace(facts, status=alive)
     return facts
+
+
+def ending_of(row: Attempt) -> Ending | None:
+    """What is to be explained of an attempt that is over; None where nothing says why it ended."""
+    if row.disposition is None:
+        return None
+    return Ending(
+        why=Disposition(row.disposition),
+        rang=row.ringing_at is not None,
+        withdrawn=row.status is Status.WITHDRAWN,
+        sip_code=row.sip_code,
+        agent_status=row.agent_status,
+        talked=row.ended_at - row.answered_at if row.ended_at and row.answered_at else None,
+        rx_packets=row.rx_packets,
+        tx_packets=row.tx_packets,
+        rx_lost=row.rx_lost,
+        tx_lost=row.tx_lost,
+    )
+
+
+def _explained(row: Attempt) -> Attempt:
+    """By what was seen alone; the ledger says it again with what is known of the trunk."""
+    ending = ending_of(row)
+    return replace(row, explanation=explain(ending)) if ending else row
 
 
 def frees_after_cancel(row: Attempt) -> bool:

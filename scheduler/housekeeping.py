@@ -16,6 +16,8 @@ import structlog
 from sqlalchemy import Connection
 
 from models import ledger
+from models.explanations import Ending, Verdict, explain
+from models.outcome import Disposition
 from models.slots import LeaderSlots, held_keys, line_key, rate_key
 from models.statements import statement
 from models.statuses import Status
@@ -29,13 +31,14 @@ _HOURLY = 3600.0
 _UNCLAIMED_FOR = timedelta(seconds=5)
 _KEEP_CEL = timedelta(days=7)
 _MOST_AT_ONCE = 10_000
+STOPPED = explain(Ending(why=Disposition.CANCELED))
 
 
 def cancel_scheduled(connection: Connection, campaign_id: UUID) -> int:
     """One step of canceling what a stopped campaign had still to call; returns how many, 0 when there are no more."""
     with connection.begin():
         rows = connection.exec_driver_sql(
-            statement("cancel_scheduled"), {"campaign": campaign_id, "most": _MOST_AT_ONCE}
+            statement("cancel_scheduled"), {"campaign": campaign_id, "most": _MOST_AT_ONCE, "explanation": STOPPED}
         )
         return rows.rowcount
 
@@ -90,7 +93,7 @@ class Housekeeping:
                 list(void),
                 of={Status.QUEUED},
                 at=datetime.now(UTC),
-                explanation="Not dialled: no worker claimed it in time.",
+                explanation=explain(Ending(why=Verdict.UNCLAIMED)),
             )
 
     def audit(self, slots: LeaderSlots, now: float) -> None:

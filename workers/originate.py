@@ -18,9 +18,10 @@ from sqlalchemy import Engine
 from asterisk.ami import TooLate
 from asterisk.marks import mark_family
 from asterisk.pool import AmiError, AmiPool, MaybeSent, Originate, Refused
-from models import ledger
+from models import contexts, ledger
 from models.agents import parse_connect
 from models.errors import Invalid
+from models.explanations import Ending, Verdict, explain
 from models.ledger import Claim
 from models.outcome import Disposition
 from models.settings import Settings
@@ -32,7 +33,7 @@ logger = structlog.get_logger(__name__)
 _HELD_UP = timedelta(milliseconds=50)
 """Later than this after its turn nothing is sent: what waited in a frozen process must not leave all at once."""
 
-_TURN_PASSED = "Not dialled: its turn in the trunk's calls a second had passed."
+_TURN_PASSED = explain(Ending(why=Verdict.TURN_PASSED))
 
 
 class Originator:
@@ -55,9 +56,7 @@ class Originator:
         claimed = {claim.id for claim in claims}
         unclaimed = [id for id in attempt_ids if id not in claimed]
         if unclaimed:
-            self._give_back(
-                unclaimed, Status.QUEUED, "Not dialled: its trunk, its campaign or its grant was off by then."
-            )
+            self._give_back_unclaimed(unclaimed)
         turns = self._turns(claims)
         late = [claim.id for claim, turn in zip(claims, turns, strict=True) if turn is None]
         if late:
@@ -71,7 +70,7 @@ class Originator:
                     self._give_back(
                         [claim.id],
                         Status.INITIATED,
-                        f"Not dialled: {error}",
+                        explain(Ending(why=Verdict.REFUSED, error=str(error))),
                         disposition=Disposition.NOT_PLACED,
                         delay=ledger.PLACE_AGAIN_AFTER,
                     )
@@ -122,10 +121,25 @@ class Originator:
         self._give_back(
             [claim.id],
             Status.INITIATED,
-            f"Not dialled: {error}",
+            explain(Ending(why=Verdict.REFUSED if placed_wrong else Verdict.BOOTING, error=str(error))),
             disposition=Disposition.NOT_PLACED if placed_wrong else None,
             delay=ledger.PLACE_AGAIN_AFTER,
         )
+
+    def _give_back_unclaimed(self, attempt_ids: Sequence[UUID]) -> None:
+        """Each with what our own rows say against it."""
+        with self._engine.connect() as connection:
+            around = contexts.of_attempts(connection, attempt_ids)
+        said: dict[str, list[UUID]] = {}
+        for id, context in around.items():
+            why = (
+                Verdict.TRUNK_OFF if context.trunk_active is False
+                else Verdict.CAMPAIGN_WAITS if context.campaign_waits
+                else Verdict.VOID
+            )  # fmt: skip
+            said.setdefault(explain(Ending(why=why), context), []).append(id)
+        for sentence, ids in said.items():
+            self._give_back(ids, Status.QUEUED, sentence)
 
     def _give_back(
         self,

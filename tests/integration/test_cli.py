@@ -462,6 +462,63 @@ def test_a_call_that_is_still_to_be_made_is_taken_back(ready: Operator) -> None:
     assert "over already" in ready.is_refused("hang-up", call_id)
 
 
+def test_what_is_no_call_is_not_explained(ready: Operator) -> None:
+    for what in (str(uuid4()), "no-such-thing"):
+        assert ready.is_refused("explain", what) == f"call: there is no call {what!r}"
+
+
+def test_every_figure_of_an_attempt_is_told(ready: Operator) -> None:
+    call_id, attempt = ready.does("call", THEIRS, "--agent", "bot", "--from", OURS, "--name", "Ö").strip(), uuid4()
+    assert "It waits for its turn" in ready.does("explain", call_id)
+    ready.write("UPDATE nodes SET heard_at = now() - interval '1 minute'")
+    assert "no Asterisk is heard" in ready.does("explain", call_id)
+    ready.write(
+        "INSERT INTO attempts (id, call_id, trunk_id, gateway_id, node, dialed_number, from_number, status, disposition,"
+        " hangup_by, initiated_at, ringing_at, answered_at, ended_at, sip_call_id, codec, media_address, rx_packets,"
+        " tx_packets, rx_lost, tx_lost, explanation)"
+        " SELECT :id, :call, t.id, g.id, 'pbx', :to, :ours, 'completed', 'answered', 'callee', now(), now() + interval '1.5 s',"
+        " now() + interval '4 s', now() + interval '14 s', '5f0@pbx', 'ulaw', '192.0.2.9:4000', 400, 500, 100, 2, 'It was so.'"
+        " FROM trunks t JOIN trunk_gateways g ON g.trunk_id = t.id",
+        id=attempt, call=call_id, to=THEIRS, ours=OURS,
+    )  # fmt: skip
+    for step in ("queued", "initiated", "in-progress", "completed"):
+        ready.write("UPDATE calls SET status = :step, disposition = 'answered', explanation = 'It was so.'", step=step)
+    said = ready.does("explain", call_id)
+    for words in (
+        f"call {call_id} to {THEIRS} (Ö), agent bot, a single call",
+        "completed, answered",
+        "post-dial delay 1.5 s, rang 2.5 s, talked 10.0 s",
+        "received 400 packets (100 lost), sent 500 packets (2 lost), codec ulaw, to 192.0.2.9:4000",
+        "hung up by: the person called",
+        "Call-ID: 5f0@pbx",
+        "It was so.",
+        "what to do: Look for a line that is full or bad",
+    ):
+        assert words in said
+    told = json.loads(ready.does("explain", call_id, "--json"))
+    [one] = told["attempts"]
+    assert (one["post_dial_delay"], one["ring_time"], one["talk_time"]) == (1.5, 2.5, 10.0)
+    assert (one["attempt_id"], one["sip_call_id"], one["tx_lost"], one["sip"]) == (str(attempt), "5f0@pbx", 2, None)
+    assert (told["name"], told["gateway_faults"]) == ("Ö", [])
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    documented = readme.partition("With `--json` it is one object")[2].partition("The table is made")[0]
+    named = set(re.findall(r"[a-z0-9_]+", " ".join(re.findall(r"`([^`]+)`", documented))))
+    assert {*told, *one, "gateway", "probed_at", "finding", "detail", "null"} == named
+    ready.write("DELETE FROM trunk_gateways")
+    assert "a gateway that is removed" in ready.does("explain", call_id)
+
+
+def test_a_call_of_a_campaign_that_was_paused_says_why(ready: Operator, tmp_path: Path) -> None:
+    (tmp_path / "people.csv").write_text(f"phone_number\n{THEIRS}\n")
+    ready.does("campaign", "upload", str(tmp_path / "people.csv"), "--name", "spring", "--agent", "bot", "--from", OURS)
+    call_id = str(ready.one("SELECT id FROM calls"))
+    assert "its campaign is ready" in ready.does("explain", call_id)
+    ready.write("UPDATE campaigns SET status = 'paused', pause_reason = 'its agent is down'")
+    said = ready.does("explain", call_id)
+    assert "of campaign spring" in said
+    assert "its campaign is paused: its agent is down" in said
+
+
 def test_config_has_real_urls_for_other_programs(
     operator: Operator, valkey: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
