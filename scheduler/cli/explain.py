@@ -10,13 +10,13 @@ from uuid import UUID
 
 import typer
 
-from models.errors import NotFound
 from models.outcome import Disposition
 from models.settings import read_settings
-from scheduler import call_story
+from scheduler import call_story, holdups
 from scheduler.call_story import AttemptStory, CallStory
 from scheduler.cli import terminal
-from scheduler.cli.session import transaction
+from scheduler.cli.session import glance, transaction
+from scheduler.cli.watch import summary
 
 _HUNG_UP = {
     "callee": "the person called",
@@ -28,18 +28,25 @@ _HUNG_UP = {
 
 
 def explain(
-    what: Annotated[str, typer.Argument(metavar="CALL_ID", show_default=False, help="As `trunkline call` prints it.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="CALL_ID|CAMPAIGN", show_default=False, help="A call, as `trunkline call` prints it, or a campaign."
+        ),
+    ],
     json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Tell what became of a call, attempt by attempt, why, and what to do.
+    """Tell what became of a call, attempt by attempt, and what to do; or why no more of a campaign is being dialled.
 
-    With --json one object: the fields of `scheduler.call_story.CallStory`, with a list `attempts` and a
-    list `gateway_faults`. Times are ISO 8601 in UTC, durations seconds, what is not known null.
+    With --json one object. Of a call: the fields of `scheduler.call_story.CallStory`, with a list `attempts` and a
+    list `gateway_faults`. Of a campaign: `counts`, the columns of campaign_status, and a list `holdups`, each with
+    `what` (a word), `sentence`, `count`, `limit` and `until`. Times are ISO 8601 in UTC, durations seconds, what is
+    not known null.
     """
     try:
         call_id = UUID(what)
     except ValueError:
-        _explain_campaign(what)
+        _explain_campaign(what, json)
         return
     with transaction(read_settings()) as connection:
         story = call_story.tell(connection, call_id)
@@ -50,9 +57,18 @@ def explain(
         terminal.say(line)
 
 
-def _explain_campaign(name: str) -> None:
-    """What is no call's id is a campaign's name."""
-    raise NotFound("call", name)
+def _explain_campaign(name: str, json: bool) -> None:
+    settings = read_settings()
+    with transaction(settings) as connection, glance(settings) as slots:
+        now = holdups.explain(connection, slots, name)
+    if json:
+        terminal.one_json(asdict(now))
+        return
+    terminal.say(f"campaign {name}, {summary(now.counts)}")
+    for holdup in now.holdups:
+        terminal.say(holdup.sentence)
+    if not now.holdups:
+        terminal.say("Nothing holds it back: calls go out as slots come free.")
 
 
 def _lines(story: CallStory) -> Iterator[str]:

@@ -462,9 +462,18 @@ def test_a_call_that_is_still_to_be_made_is_taken_back(ready: Operator) -> None:
     assert "over already" in ready.is_refused("hang-up", call_id)
 
 
-def test_what_is_no_call_is_not_explained(ready: Operator) -> None:
-    for what in (str(uuid4()), "no-such-thing"):
-        assert ready.is_refused("explain", what) == f"call: there is no call {what!r}"
+def test_what_is_neither_a_call_nor_a_campaign_is_not_explained(ready: Operator) -> None:
+    unknown = str(uuid4())
+    assert ready.is_refused("explain", unknown) == f"call: there is no call {unknown!r}"
+    assert ready.is_refused("explain", "no-such-thing") == "campaign: there is no campaign 'no-such-thing'"
+
+
+def test_a_campaign_is_explained_with_what_holds_it_back(ready: Operator, tmp_path: Path) -> None:
+    upload(ready, tmp_path / "people.csv", f"phone_number\n{THEIRS}\n")
+    assert "It was not started yet: `trunkline campaign start`. 1 call waiting." in ready.does("explain", "spring")
+    told = json.loads(ready.does("explain", "spring", "--json"))
+    assert told["counts"]["scheduled"] == 1
+    assert [holdup["what"] for holdup in told["holdups"]] == ["ready"]
 
 
 def test_every_figure_of_an_attempt_is_told(ready: Operator) -> None:

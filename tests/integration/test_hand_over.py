@@ -129,7 +129,7 @@ def test_what_was_paused_meanwhile_is_due_again_and_its_slot_free(world: World) 
 
 def test_a_call_that_was_canceled_meanwhile_stays_so(world: World) -> None:
     first = world.undelivered(world.rows.campaign(1))
-    world.rows.run(statement("cancel_call").replace("%(call)s", f"'{world.rows.attempt(first).call_id}'"))
+    world.rows.run(statement("cancel_call"), call=world.rows.attempt(first).call_id, explanation="Stopped.")
     done = world.hand_over()
     assert (done.attempt_ids, done.given_up) == ((), (first,))
     assert world.rows.call_of(first).status == "canceled"
