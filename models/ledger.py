@@ -16,7 +16,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from models.outcome import Disposition
-from models.sightings import Attempt, Sighting, after
+from models.sightings import Attempt, Sighting, after, reached_agent
 from models.statements import statement
 from models.statuses import ENDS, Status
 
@@ -64,6 +64,8 @@ class Claim:
     from_number: str
     max_calls_per_second: float
     connect: str  #: the agent's URI
+    fallback: str | None  #: its sound for a person whom it does not reach; None: the default
+    max_call_seconds: int | None  #: its longest call; None: the settings'
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,6 +142,13 @@ def write(connection: Connection, changes: Sequence[Change]) -> None:
             ("ringing_at", "ringing_ats"),
             ("answered_at", "answered_ats"),
             ("ended_at", "ended_ats"),
+            ("sip_call_id", "sip_call_ids"),
+            ("rx_packets", "rx_packets"),
+            ("tx_packets", "tx_packets"),
+            ("rx_lost", "rx_lost"),
+            ("tx_lost", "tx_lost"),
+            ("codec", "codecs"),
+            ("media_address", "media_addresses"),
         )
     }
     columns["statuses"] = [change.attempt.status.value for change in changes]
@@ -160,12 +169,15 @@ def record(connection: Connection, sightings: Iterable[Sighting], *, timer_b: ti
     changes: list[Change] = []
     over: list[Attempt] = []
     revived: list[Attempt] = []
+    met: list[Attempt] = []
     for attempt_id, row in lock_attempts(connection, by_attempt).items():
         new = after(row, by_attempt[attempt_id], timer_b=timer_b)
         if new == row or replace(new, channel_at=row.channel_at) == row:
             continue  # that a channel was made is in Asterisk's CEL and mark already: not worth a write of its own
         if row.status is Status.WITHDRAWN and new.status is not Status.WITHDRAWN:
             revived.append(new)
+        if reached_agent(row) is None and reached_agent(new) is not None:
+            met.append(new)
         is_new = new.status is not row.status
         withdrawn = new.status is Status.WITHDRAWN
         # what is learned of a withdrawn attempt gives its call back neither again nor before the second look
@@ -185,7 +197,21 @@ def record(connection: Connection, sightings: Iterable[Sighting], *, timer_b: ti
         )
         over += _take_back_calls(connection, revived, {row.id: row.current_attempt_id for row in locked})
     write(connection, changes)
+    if met:
+        _count_unreached(connection, met)
     return over
+
+
+def _count_unreached(connection: Connection, met: Sequence[Attempt]) -> None:
+    """Of attempts whose answered callers met their agent, or did not: each agent's failures in a row."""
+    connection.exec_driver_sql(
+        statement("count_unreached"),
+        {
+            "calls": [row.call_id for row in met],
+            "reached": [bool(reached_agent(row)) for row in met],
+            "answered_ats": [row.answered_at for row in met],
+        },
+    )
 
 
 def _take_back_calls(connection: Connection, alive: Sequence[Attempt], current: Mapping[UUID, UUID]) -> list[Attempt]:
