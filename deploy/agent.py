@@ -76,6 +76,7 @@ class Conversation:
     person: Person | None = None
     by_name: bool = False
     heard_seconds: float = 0.0
+    keys: str = field(default="", repr=False)  #: that the person pressed; a PIN may be among them
 
 
 def frame(kind: int, payload: bytes = b"") -> bytes:
@@ -187,7 +188,9 @@ class ExampleAgent:
                     return
                 if kind not in {AUDIO, DTMF}:
                     raise NotAudioSocket(f"a frame of kind {kind:#04x}")
-                if kind == AUDIO:
+                if kind == DTMF:
+                    call.keys += payload.decode("ascii", errors="replace")
+                else:
                     call.heard_seconds += len(payload) / ULAW_BYTES_A_SECOND
 
     async def _look_up(self, attempt_id: UUID) -> Person | None:
