@@ -48,6 +48,7 @@ _CALLER_ID = re.compile(r"\+[1-9][0-9]{6,14}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,79}")  # no functions: NAME(...) would run one
 _VALUE = re.compile(r"[^,;\"'\\\x00-\x1f\x7f-\x9f]*")  # Asterisk splits at , and ; and eats quotes and backslashes
 _MOST_VARIABLES = 64
+_AT_THE_END = r"trunkline-end\,s\,1"  # a Variable is split at its commas, but not at these
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,7 @@ class Originate:
     `attempt_id` becomes ActionID, ChannelId and the AOR that Asterisk looks up in the ledger: no dialled number is on the
     line. `caller_id` is a registered number in E.164 with `+`. The call is ended `ring_timeout + longest_call` after the
     channel was made. `mark_family` names the family of Asterisk's own database where the mark is written with the channel.
+    A hangup handler is pushed as well: it runs at every end, before the Hangup event, and says what Asterisk knows then.
     """
 
     attempt_id: UUID
@@ -94,6 +96,7 @@ class Originate:
         variables = {
             "TIMEOUT(absolute)": str(math.ceil((self.ring_timeout + self.longest_call) / timedelta(seconds=1))),
             f"DB({self.mark_family}/{attempt})": "1",
+            "CHANNEL(hangup_handler_push)": _AT_THE_END,
             **self.variables,
         }
         if len(variables) > _MOST_VARIABLES:

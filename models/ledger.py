@@ -20,7 +20,7 @@ from models import contexts
 from models.explanations import Ending, Verdict, explain, needs_context
 from models.gateways import FIRST_REST, LONGEST_REST, REST_AFTER, Sign, may_fail_over, sign_of
 from models.outcome import Disposition
-from models.sightings import Attempt, Sighting, after, ending_of
+from models.sightings import Attempt, Sighting, after, ending_of, reached_agent
 from models.statements import statement
 from models.statuses import ENDS, Status
 
@@ -89,6 +89,8 @@ class Claim:
     from_number: str
     max_calls_per_second: float
     connect: str  #: the agent's URI
+    fallback: str | None  #: its sound for a person whom it does not reach; None: the default
+    max_call_seconds: int | None  #: its longest call; None: the settings'
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -186,6 +188,13 @@ def write(connection: Connection, changes: Sequence[Change]) -> None:
             ("ringing_at", "ringing_ats"),
             ("answered_at", "answered_ats"),
             ("ended_at", "ended_ats"),
+            ("sip_call_id", "sip_call_ids"),
+            ("rx_packets", "rx_packets"),
+            ("tx_packets", "tx_packets"),
+            ("rx_lost", "rx_lost"),
+            ("tx_lost", "tx_lost"),
+            ("codec", "codecs"),
+            ("media_address", "media_addresses"),
         )
     }
     columns["statuses"] = [change.attempt.status.value for change in changes]
@@ -209,6 +218,7 @@ def record(connection: Connection, sightings: Iterable[Sighting], *, timer_b: ti
     over: list[Attempt] = []
     revived: list[Attempt] = []
     undelivered: list[UUID] = []
+    met: list[Attempt] = []
     rows = lock_attempts(connection, by_attempt)
     for attempt_id, row in rows.items():
         new = after(row, by_attempt[attempt_id], timer_b=timer_b)
@@ -216,6 +226,8 @@ def record(connection: Connection, sightings: Iterable[Sighting], *, timer_b: ti
             continue  # that a channel was made is in Asterisk's CEL and mark already: not worth a write of its own
         if row.status is Status.WITHDRAWN and new.status is not Status.WITHDRAWN:
             revived.append(new)
+        if reached_agent(row) is None and reached_agent(new) is not None:
+            met.append(new)
         is_new = new.status is not row.status
         withdrawn = new.status is Status.WITHDRAWN
         # what is learned of a withdrawn attempt gives its call back neither again nor before the second look
@@ -240,6 +252,8 @@ def record(connection: Connection, sightings: Iterable[Sighting], *, timer_b: ti
     explained = _explained(connection, changes, rows)
     write(connection, [replace(change, hands_over=change.attempt.id in handing_over) for change in explained])
     rests = _count_failures(connection, [change.attempt.id for change in changes if change.sign is Sign.FAILED])
+    if met:
+        _count_unreached(connection, met)
     return Recorded(over=[row for row in over if row.id not in handing_over], news=rests or bool(handing_over))
 
 
@@ -285,6 +299,18 @@ def _explained(connection: Connection, changes: Sequence[Change], rows: Mapping[
         return replace(row, explanation=explain(ending, around.get(row.id))) if ending else row
 
     return [replace(change, attempt=explained(change.attempt)) for change in changes]
+
+
+def _count_unreached(connection: Connection, met: Sequence[Attempt]) -> None:
+    """Of attempts whose answered callers met their agent, or did not: each agent's failures in a row."""
+    connection.exec_driver_sql(
+        statement("count_unreached"),
+        {
+            "calls": [row.call_id for row in met],
+            "reached": [bool(reached_agent(row)) for row in met],
+            "answered_ats": [row.answered_at for row in met],
+        },
+    )
 
 
 def _take_back_calls(connection: Connection, alive: Sequence[Attempt], current: Mapping[UUID, UUID]) -> list[Attempt]:

@@ -21,6 +21,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from models.errors import Invalid
 
 DEFAULT_NODE_CALLS = 200
+LONGEST_CALL_LIMIT = 86_400  #: seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +122,7 @@ class Settings(BaseSettings):
     dialplan_contexts: str = Field(default="", description="the contexts in it that an agent may name, comma-separated")
 
     ring_timeout_seconds: int = Field(default=30, ge=1, le=600)
-    longest_call_seconds: int = Field(default=3600, ge=1, le=86_400)
+    longest_call_seconds: int = Field(default=3600, ge=1, le=LONGEST_CALL_LIMIT)
     lost_call_hold_seconds: int = Field(default=120, ge=1)
     sip_timer_t1_ms: int = Field(default=100, ge=100, description="below 100 Asterisk resets it")
     workers: int = Field(default=1, ge=1, le=64)

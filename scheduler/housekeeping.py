@@ -1,6 +1,7 @@
 """What the leader does every second beside granting, each a small statement on its own.
 
 - publishes again what stayed queued (a message may be lost), withdraws what stayed queued for 30 s;
+- pauses the campaigns of agents that are down (`scheduler.agent_watch`);
 - folds the counts of `campaign_status`, completes campaigns whose calls are all final;
 - audits the slots against the ledger, removes uploads whose loader died, makes the next partition.
 """
@@ -21,6 +22,7 @@ from models.outcome import Disposition
 from models.slots import LeaderSlots, held_keys, line_key, rate_key
 from models.statements import statement
 from models.statuses import Status
+from scheduler.agent_watch import pause_for_dead_agents
 from scheduler.loads import remove_dead_loads
 
 logger = structlog.get_logger(__name__)
@@ -59,7 +61,7 @@ class Housekeeping:
     def keep(self, now: float) -> tuple[list[UUID], list[UUID]]:
         """Returns the attempts whose slots are to be freed, and those to be published again."""
         self._next = now + _EVERY
-        void = self._withdraw_void_grants()
+        void = [*self._withdraw_void_grants(), *pause_for_dead_agents(self._connection)]
         with self._connection.begin():
             again = list(
                 self._connection.exec_driver_sql(

@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 
 from models.slots import Scope
 from models.statements import statement
+from scheduler.agent_watch import UNREACHED_LIMIT
 from scheduler.phone_numbers import country_code
 
 DEAF_AFTER = timedelta(seconds=6)
@@ -97,7 +98,7 @@ def load_lines(connection: Connection) -> Lines:
             if row.max_concurrent_calls
             else None,
         )
-        for row in connection.exec_driver_sql(statement("running_campaigns"))
+        for row in connection.exec_driver_sql(statement("running_campaigns"), {"unreached_limit": UNREACHED_LIMIT})
     ]
     nodes = {
         row.name: Scope(kind="node", id=row.name, limit=row.max_calls)

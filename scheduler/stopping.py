@@ -166,7 +166,7 @@ class _Operator:
         if to not in CAMPAIGN_TRANSITIONS[CampaignStatus(row.status)]:
             raise Conflict(f"campaign: {name!r} is {row.status} and cannot become {to}")
         connection.exec_driver_sql(
-            "UPDATE campaigns SET status = %(to)s, updated_at = now(),"
+            "UPDATE campaigns SET status = %(to)s, pause_reason = NULL, updated_at = now(),"
             " ended_at = CASE WHEN %(to)s = 'stopped' THEN now() END WHERE id = %(id)s",
             {"to": to.value, "id": row.id},
         )

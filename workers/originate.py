@@ -7,6 +7,7 @@ listener, which looks it up.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,7 @@ from asterisk.ami import TooLate
 from asterisk.marks import mark_family
 from asterisk.pool import AmiError, AmiPool, MaybeSent, Originate, Refused
 from models import contexts, ledger
-from models.agents import parse_connect
+from models.agents import DEFAULT_FALLBACK, parse_connect
 from models.errors import Invalid
 from models.explanations import Ending, Verdict, explain
 from models.ledger import Claim
@@ -93,6 +94,9 @@ class Originator:
 
     def _order(self, claim: Claim, turn: timedelta) -> Originate:
         agent = parse_connect(claim.connect)
+        longest = self._settings.longest_call
+        if claim.max_call_seconds is not None:
+            longest = min(longest, timedelta(seconds=claim.max_call_seconds))
         send_at = time.monotonic() + turn.total_seconds()
         return Originate(
             attempt_id=claim.id,
@@ -100,9 +104,13 @@ class Originator:
             context="trunkline-agent",
             exten=agent.kind.value,
             ring_timeout=self._settings.ring_timeout,
-            longest_call=self._settings.longest_call,
+            longest_call=longest,
             caller_id=claim.from_number,
-            variables=agent.variables,
+            variables={
+                **agent.variables,
+                "TL_LONGEST": str(math.ceil(longest.total_seconds())),
+                "TL_FALLBACK": claim.fallback or DEFAULT_FALLBACK,
+            },
             mark_family=mark_family(datetime.now(UTC)),
             send_at=send_at,
             too_late_at=send_at + _HELD_UP.total_seconds(),

@@ -39,6 +39,7 @@ a=sendrecv"""
 # A caller may retransmit for 32 s (64 times RFC 3261's T1). For so long after the whole call, which can answer again, is
 # gone, its Call-ID alone is kept (`-deadcall_wait`), which can not, but begins no new call either.
 _LINGER_MS = 2000
+_PRESSES_AFTER_MS = 500
 _CHALLENGE_MS = 32000
 _SILENCE_MS = 40000
 
@@ -171,6 +172,8 @@ def _answer(label: str, behaviour: Behaviour) -> str:
     """180, perhaps a while of it, 200, then everything that may come in a call that is up."""
     hangs_up = behaviour.hangs_up_after_ms
     limit = f' timeout="{hangs_up}" ontimeout="hang_up"' if hangs_up is not None else ""
+    if behaviour.presses:
+        limit = f' timeout="{_PRESSES_AFTER_MS}" ontimeout="{label}_press"'
     return "\n".join(
         (
             _reply("180 Ringing", log="ringing"),
@@ -184,18 +187,38 @@ def _answer(label: str, behaviour: Behaviour) -> str:
             '<nop next="hung_up"/>',
             f'<label id="{label}_late"/>',
             _reply("200 OK", then=f"{label}_wait"),
-            f'<label id="{label}_up"/>',
-            f'<recv request="INVITE" optional="true" ignoresdp="true" next="{label}_again"{limit}/>',
-            f'<recv request="UPDATE" optional="true" ignoresdp="true" next="{label}_again"/>',
-            f'<recv request="INFO|OPTIONS" regexp_match="true" optional="true" next="{label}_ok"/>',
-            '<recv request="BYE"/>',
-            '<nop next="hung_up"/>',
-            f'<label id="{label}_again"/>',
-            _reply("200 OK", _ALLOW, sdp=True, tag=False, then=f"{label}_up"),
-            f'<label id="{label}_ok"/>',
-            _reply("200 OK", tag=False, then=f"{label}_up"),
+            *_up(f"{label}_up", limit),
+            *(_press(f"{label}_press", behaviour.presses, then=f"{label}_pressed") if behaviour.presses else ()),
+            *(_up(f"{label}_pressed", "") if behaviour.presses else ()),
         )
     )
+
+
+def _up(label: str, limit: str) -> Iterator[str]:
+    """Whatever may come in a call that is up, until the BYE; `limit` is the attributes of a time that ends it."""
+    yield f'<label id="{label}"/>'
+    yield f'<recv request="INVITE" optional="true" ignoresdp="true" next="{label}_again"{limit}/>'
+    yield f'<recv request="UPDATE" optional="true" ignoresdp="true" next="{label}_again"/>'
+    yield f'<recv request="INFO|OPTIONS" regexp_match="true" optional="true" next="{label}_ok"/>'
+    yield '<recv request="BYE"/>'
+    yield '<nop next="hung_up"/>'
+    yield f'<label id="{label}_again"/>'
+    yield _reply("200 OK", _ALLOW, sdp=True, tag=False, then=label)
+    yield f'<label id="{label}_ok"/>'
+    yield _reply("200 OK", tag=False, then=label)
+
+
+def _press(label: str, keys: str, *, then: str) -> Iterator[str]:
+    """Each key as an INFO of its own, the next one after the answer to it."""
+    yield f'<label id="{label}"/>'
+    for key in keys:
+        yield _send(
+            _request("INFO", "Content-Type: application/dtmf-relay", body=f"Signal={key}\nDuration=160"),
+            retransmit=True,
+        )
+        yield '<recv request="BYE" optional="true" next="hung_up"/>'
+        yield '<recv response="200"/>'
+    yield f'<nop next="{then}"/>'
 
 
 _ALLOW = "Allow: INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, UPDATE"
@@ -251,26 +274,12 @@ def _acknowledged() -> str:
 
 
 def _hung_up() -> str:
-    bye = "\n".join(
-        (
-            "BYE [next_url] SIP/2.0",
-            "Via: SIP/2.0/[transport] [local_ip]:[local_port];branch=[branch]",
-            "Max-Forwards: 70",
-            "[routes]",
-            f"From: [$to];tag={_TAG}",
-            "To: [$from]",
-            "Call-ID: [call_id]",
-            "CSeq: [cseq] BYE",
-            _CONTACT,
-            "Content-Length: 0",
-        )
-    )
     return "\n".join(
         (
             '<label id="hung_up"/>',
             _reply("200 OK", log="bye-received", tag=False, then="linger"),
             '<label id="hang_up"/>',
-            _send(bye, log="bye-sent", retransmit=True),
+            _send(_request("BYE"), log="bye-sent", retransmit=True),
             '<recv request="BYE" optional="true" next="crossed"/>',
             '<recv response="481" optional="true" next="linger"/>',
             '<recv response="200"/>',
@@ -279,6 +288,24 @@ def _hung_up() -> str:
             _reply("200 OK", tag=False, then="linger"),
         )
     )
+
+
+def _request(method: str, *headers: str, body: str = "") -> str:
+    """A request of the carrier's in a call that is up."""
+    lines = [
+        f"{method} [next_url] SIP/2.0",
+        "Via: SIP/2.0/[transport] [local_ip]:[local_port];branch=[branch]",
+        "Max-Forwards: 70",
+        "[routes]",
+        f"From: [$to];tag={_TAG}",
+        "To: [$from]",
+        "Call-ID: [call_id]",
+        f"CSeq: [cseq] {method}",
+        _CONTACT,
+        *headers,
+        *(("Content-Length: [len]", "", body) if body else ("Content-Length: 0",)),
+    ]
+    return "\n".join(lines)
 
 
 def _options(server: str) -> str:

@@ -33,6 +33,17 @@ from models.slots import Slots, connect
 
 T = TypeVar("T")
 
+DIALPLAN = """
+[mine]
+exten => talk,1,Log(NOTICE,${UNIQUEID} is ${HASH(CALL,attempt_number)} of ${HASH(CALL,campaign)} on ${HASH(CALL,trunk)})
+ same => n,Playback(hello-world)
+ same => n,Wait(0.2)
+ same => n,Hangup()
+exten => stay,1,Playback(demo-congrats)
+ same => n,Hangup()
+"""
+"""What a user's own dialplan may look like."""
+
 USERNAME, PASSWORD = "trunkline-test", "a;b^c secret"  # as awkward as realtime can be given
 
 
@@ -44,8 +55,13 @@ class System:
         self.carrier = Carrier(
             tree=self.tree.root, directory=home / "carrier", username=USERNAME, password=PASSWORD, challenge=challenge
         )
+        home.mkdir(parents=True, exist_ok=True)
+        dialplan = home / "mine.conf"
+        dialplan.write_text(DIALPLAN)
         given = Settings(
             home=home,
+            dialplan_file=dialplan,
+            dialplan_contexts="mine",
             ring_timeout_seconds=ring_timeout,
             sip_bind="127.0.0.1:0",
             workers=workers,

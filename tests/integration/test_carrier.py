@@ -245,6 +245,21 @@ def test_caller_may_hang_up_before_the_carrier_does(carrier: Carrier, digits: st
         assert caller.seen().end == "bye-received"
 
 
+def test_presses_keys_one_after_the_other_and_stays(carrier: Carrier) -> None:
+    with Caller(carrier=carrier, number=number("06")) as caller:
+        caller.invite()
+        caller.answered()
+        for order, key in enumerate("12#0", start=2):
+            info = caller.receive()
+            assert info.start.startswith("INFO sip:contact-user@")
+            assert info.header("Content-Type") == "application/dtmf-relay"
+            assert info.header("CSeq") == f"{order} INFO"
+            assert info.body.splitlines() == [f"Signal={key}", "Duration=160"]
+            caller.respond(info)
+        caller.hang_up()
+        assert caller.seen().end == "bye-received"
+
+
 def test_answers_late(carrier: Carrier) -> None:
     with Caller(carrier=carrier, number=number("05")) as caller:
         caller.invite()
@@ -503,5 +518,5 @@ def test_root_gives_up_its_privileges(carrier: Carrier) -> None:
 
 
 def test_every_behaviour_is_tried_here() -> None:
-    tried = {"00", "01", "02", "05", "41", "90", "91", "92", "93"} | {behaviour.digits for behaviour in REFUSALS}
+    tried = {"00", "01", "02", "05", "06", "41", "90", "91", "92", "93"} | {behaviour.digits for behaviour in REFUSALS}
     assert tried == {behaviour.digits for behaviour in BEHAVIOURS}

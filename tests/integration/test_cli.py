@@ -254,6 +254,36 @@ def test_numbers_and_agents_are_listed_and_removed(ready: Operator) -> None:
     assert "[red]x[/]" not in ready.does("agent", "list")
 
 
+def test_an_agent_changes_in_what_is_given_and_goes_back_to_its_defaults(ready: Operator) -> None:
+    ready.does(
+        "agent", "create", "x", "--connect", "playback://a", "--fallback", "mine/sorry", "--max-call-seconds", "90"
+    )
+    assert ready.does("agent", "list").splitlines()[2].split() == ["x", "playback://a", "mine/sorry", "90"]
+    ready.does("agent", "update", "x", "--connect", "audiosocket://127.0.0.1:9092")
+    assert ready.does("agent", "list").splitlines()[2].split() == [
+        "x",
+        "audiosocket://127.0.0.1:9092",
+        "mine/sorry",
+        "90",
+    ]
+    shown = ready.does("agent", "show", "x")
+    assert re.search("^fallback +mine/sorry$", shown, re.MULTILINE)
+    assert re.search("^max_call_seconds +90$", shown, re.MULTILINE)
+    ready.does("agent", "update", "x", "--fallback", "", "--max-call-seconds", "0")
+    assert ready.does("agent", "list").splitlines()[2].split() == ["x", "audiosocket://127.0.0.1:9092"]
+    assert "3600" in ready.does("agent", "show", "x")
+    assert "nothing to change" in ready("agent", "update", "x").err
+    assert ready.is_refused("agent", "update", "nope", "--fallback", "a") == "agent: there is no agent 'nope'"
+    for wrong in ("a&b", "a,b", "a b", "../a", "${X}"):
+        assert ready.is_refused("agent", "update", "x", "--fallback", wrong).startswith("fallback: must be SOUND")
+        assert ready.is_refused("agent", "create", "y", "--connect", "playback://a", "--fallback", wrong).startswith(
+            "fallback: "
+        )
+    for wrong in ("-1", "86401"):
+        assert ready.is_refused("agent", "update", "x", "--max-call-seconds", wrong).startswith("max_call_seconds: ")
+    assert ready.is_refused("agent", "update", "x", "--connect", "dialplan://private/s").startswith("connect: ")
+
+
 def test_an_agent_with_calls_or_campaigns_stays(ready: Operator, tmp_path: Path) -> None:
     assert upload(ready, tmp_path / "a.csv", f"phone\n{THEIRS}\n").status == 0
     assert "has campaigns or calls and stays" in ready.is_refused("agent", "delete", "bot")

@@ -228,6 +228,9 @@ class Exchange:
             "Originate",
             "TIMEOUT(absolute)=60",
             f"DB(att20260101/{attempt})=1",
+            r"CHANNEL(hangup_handler_push)=trunkline-end\,s\,1",
+            "TL_LONGEST=30",
+            "TL_FALLBACK=vm-goodbye",
             *variables,
             ActionID=attempt,
             ChannelId=attempt,
@@ -329,6 +332,11 @@ def test_a_call_that_only_rows_describe_is_dialled_and_answered(exchange: Exchan
     attempt, seen = exchange.dial("playback", "TL_AGENT=vm-goodbye")
     assert [m["Response"] for m in seen if m.get("Event") == "OriginateResponse"] == ["Success"]
     assert not user_events(seen, "AgentLeg")
+    [said] = user_events(seen, "CallEnd")
+    assert (said["Uniqueid"], said["leg"], said["ended"], said["codec"]) == (attempt, "ANSWER", "agent", "(ulaw)")
+    assert said["callid"]
+    assert "rxcount=" in said["rtcp"]
+    assert 0 < float(said["left"]) <= 30
     assert seen[-1]["Cause"] == "16"
     assert attempt in exchange.marks()
 
@@ -349,6 +357,7 @@ def test_asterisks_own_ledger_has_the_call_in_utc(exchange: Exchange) -> None:
 def test_a_dead_agent_is_reported(exchange: Exchange) -> None:
     attempt, seen = exchange.dial("audiosocket", f"TL_AGENT=127.0.0.1:{free_port()}")
     assert [(m["Uniqueid"], m["status"]) for m in user_events(seen, "AgentLeg")] == [(attempt, "CHANUNAVAIL")]
+    assert [m["leg"] for m in user_events(seen, "CallEnd")] == ["CHANUNAVAIL"]
 
 
 def test_a_prompt_that_is_not_there_is_reported(exchange: Exchange) -> None:
@@ -380,6 +389,7 @@ def test_a_silent_gateway_ends_by_our_own_transaction_timer(exchange: Exchange) 
         silent.bind(("127.0.0.1", 0))
         _, seen = exchange.dial("playback", contact=f"sip:+15550100@127.0.0.1:{silent.getsockname()[1]}")
     assert (seen[-1]["Cause"], seen[-1]["TechCause"]) == ("18", "408")
+    assert [m["callid"] != "" for m in user_events(seen, "CallEnd")] == [True]
 
 
 def test_the_listener_hears_nothing_that_it_did_not_ask_for(exchange: Exchange) -> None:
