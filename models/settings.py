@@ -115,6 +115,12 @@ class Settings(BaseSettings):
     local_networks: str = Field(
         default="", description="networks that see our own address, comma-separated, e.g. 10.0.0.0/8"
     )
+    ca_file: Path | None = Field(
+        default=None, description="the authorities trusted over TLS, instead of the machine's (embedded Asterisk)"
+    )
+    nameserver: str | None = Field(
+        default=None, description="ADDRESS[@PORT] that resolves gateways' names, instead of the machine's (embedded)"
+    )
     dialplan_file: Path | None = Field(
         default=None, description="a dialplan of yours, included by the embedded Asterisk"
     )

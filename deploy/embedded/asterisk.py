@@ -41,7 +41,7 @@ MACHINE_AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 # Files that Asterisk complains about when they are missing: the package's own defaults, or nothing to say.
 PACKAGED = ("amd.conf", "confbridge.conf", "indications.conf", "stasis.conf")
 NOTHING_TO_SAY = ("acl.conf", "ccss.conf", "features.conf", "http.conf", "pjproject.conf", "udptl.conf")
-LEDGER = ("ps_endpoints", "ps_auths", "ps_aors", "asterisk_call_context", "cel")
+LEDGER = ("ps_endpoints", "ps_auths", "ps_aors", "ps_endpoint_id_ips", "asterisk_call_context", "cel")
 SOUNDS = "usr/share/asterisk/sounds/en_US_f_Allison"
 
 
@@ -76,6 +76,8 @@ class Asterisk:
     dialplan_file: Path | None = None
     authorities: Path | None = None
     """The certificates of authorities to trust over TLS; the machine's when None."""
+    nameserver: str | None = None
+    """Who resolves the names of gateways, as ADDRESS or ADDRESS@PORT; the machine's resolv.conf when None."""
 
     @property
     def max_calls(self) -> int:
@@ -179,6 +181,7 @@ class Asterisk:
             "TLS_PORT": str(self.sip_port + 1),
             "CA_FILE": _value(self.directory.absolute() / "ca.crt"),
             "NAT": self._behind_nat(),
+            "RESOLVER": self._resolver(),
             "DB_HOST": _value(self.database.host),
             "DB_PORT": str(self.database.port),
             "DB_NAME": _value(self.database.name),
@@ -200,6 +203,10 @@ class Asterisk:
             address = _value(self.external_address)
             lines += [f"external_signaling_address = {address}\n", f"external_media_address = {address}\n"]
         return "".join(lines)
+
+    def _resolver(self) -> str:
+        # with both, a name is asked of either
+        return "resolv = system" if self.nameserver is None else f"resolv =\nnameserver = {_value(self.nameserver)}"
 
     def _dialplan_include(self) -> str:
         if self.dialplan_file is None:
