@@ -91,7 +91,7 @@ class Asterisk:
     def prepare(self) -> None:
         """Make the directories and render the configuration; what Asterisk stored itself stays.
 
-        Raises `Invalid` for a dialplan file or a timer that cannot be used.
+        Raises `Invalid` for a dialplan file, authorities or a timer that cannot be used.
         """
         if self.timer_t1_ms < SHORTEST_TIMER_T1:
             raise Invalid("TRUNKLINE_SIP_TIMER_T1_MS", f"Asterisk takes no less than {SHORTEST_TIMER_T1}")
@@ -235,10 +235,13 @@ class Asterisk:
         return run
 
     def _authorities(self) -> str:
-        for file in (self.authorities, MACHINE_AUTHORITIES):
-            if file is not None:
-                with suppress(OSError):
-                    return file.read_text()
+        if self.authorities is not None:
+            try:
+                return self.authorities.read_text()
+            except (OSError, UnicodeDecodeError) as error:
+                raise Invalid("TRUNKLINE_CA_FILE", f"{self.authorities} cannot be read") from error
+        with suppress(OSError):
+            return MACHINE_AUTHORITIES.read_text()
         # The package's own list, which only its maintainer script would have put together.
         found = sorted((self.tree.root / "usr/share/ca-certificates").rglob("*.crt"))
         return "".join(certificate.read_text() for certificate in found)

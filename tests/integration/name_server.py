@@ -17,7 +17,7 @@ import dns.rrset
 
 
 class NameServer:
-    """Answers over UDP on loopback. `add` may be called while it runs; a resolver remembers what it has been told."""
+    """Answers over UDP on loopback. `add` may be called while it runs, and again: nothing it says may be remembered."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -32,7 +32,7 @@ class NameServer:
 
     def add(self, name: str, kind: str, *values: str) -> None:
         """The records of one kind that a name has: `add("sip.test", "A", "127.0.0.2")`."""
-        found = dns.rrset.from_text(dns.name.from_text(name), 60, "IN", kind, *values)
+        found = dns.rrset.from_text(dns.name.from_text(name), 0, "IN", kind, *values)
         self._sets[found.name, found.rdtype] = found
 
     def _serve(self) -> None:
