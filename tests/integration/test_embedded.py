@@ -34,6 +34,7 @@ CREATE VIEW ps_auths AS SELECT 'gateway'::text AS id, 'userpass'::text AS auth_t
 CREATE VIEW ps_endpoints AS
 SELECT 'gateway'::text AS id, 'transport-udp'::text AS transport, ''::text AS aors, 'trunkline-endpoint'::text AS context,
        'all'::text AS disallow, 'ulaw,alaw'::text AS allow, 'user'::text AS redirect_method, ''::text AS mailboxes;
+CREATE VIEW ps_endpoint_id_ips AS SELECT ''::text AS id, ''::text AS endpoint, ''::text AS match WHERE false;
 CREATE VIEW asterisk_call_context AS
 SELECT id AS attempt_id, 'Doe, "Jo" ^3B'::text AS name, '{"city": "a,b"}'::text AS variables, '+15550100'::text AS phone_number
 FROM may_dial;

@@ -28,7 +28,9 @@ def line(at: float, event: str, call_id: str = "a", rest: str = "") -> str:
 def invite(
     at: float, call_id: str = "a", *, number: str = "+12025550100", asserted: str = "", formats: str = "0"
 ) -> str:
-    return line(at, "invite", call_id, fields(f"sip:{number}@127.0.0.1:5060", asserted=asserted, formats=formats + " 101"))
+    return line(
+        at, "invite", call_id, fields(f"sip:{number}@127.0.0.1:5060", asserted=asserted, formats=formats + " 101")
+    )
 
 
 def fields(
