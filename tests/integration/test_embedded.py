@@ -499,6 +499,11 @@ def test_a_dialplan_that_cannot_be_used_is_refused(described: Asterisk, tmp_path
         replace(described, directory=tmp_path / "a", dialplan_file=tmp_path / "bad.conf").prepare()
 
 
+def test_authorities_that_cannot_be_read_are_not_replaced_by_others(described: Asterisk, tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match="TRUNKLINE_CA_FILE"):
+        replace(described, directory=tmp_path / "a", authorities=tmp_path / "none.pem").prepare()
+
+
 def test_a_value_cannot_add_a_line_to_the_configuration(described: Asterisk, tmp_path: Path) -> None:
     with pytest.raises(Invalid):
         replace(described, directory=tmp_path / "a", external_address="1.2.3.4\n[evil]").prepare()
