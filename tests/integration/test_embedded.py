@@ -25,7 +25,7 @@ from deploy.embedded.postgres import DATABASE, OWNER, Postgres
 from deploy.embedded.valkey import Valkey
 from deploy.part import Part, free_port, running
 from models.errors import Invalid, Unavailable
-from models.settings import Login
+from models.settings import Login, read_settings
 
 VIEWS = """
 CREATE TABLE may_dial (id text PRIMARY KEY, contact text NOT NULL);
@@ -502,6 +502,12 @@ def test_a_dialplan_that_cannot_be_used_is_refused(described: Asterisk, tmp_path
 def test_authorities_that_cannot_be_read_are_not_replaced_by_others(described: Asterisk, tmp_path: Path) -> None:
     with pytest.raises(Invalid, match="TRUNKLINE_CA_FILE"):
         replace(described, directory=tmp_path / "a", authorities=tmp_path / "none.pem").prepare()
+
+
+@pytest.mark.parametrize("nameserver", ["ns.example.net", "192.0.2.1:53", "192.0.2.1@", "192.0.2.1@99999"])
+def test_a_name_server_that_could_not_be_asked_is_refused(nameserver: str) -> None:
+    with pytest.raises(Invalid, match="TRUNKLINE_NAMESERVER"):
+        read_settings(nameserver=nameserver)
 
 
 def test_a_value_cannot_add_a_line_to_the_configuration(described: Asterisk, tmp_path: Path) -> None:

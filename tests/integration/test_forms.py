@@ -27,7 +27,7 @@ from deploy.carrier.people import area_codes
 from deploy.carrier.witness import CarrierCall
 from scheduler import trunks
 from scheduler.trunks import Gateway, TrunkCreate
-from tests.integration.name_server import NameServer
+from tests.integration.loopback_dns import dns_server
 from tests.integration.system import PASSWORD, USERNAME, System, until
 
 README = Path(__file__).parents[2] / "README.md"
@@ -43,7 +43,7 @@ class Providers:
     """
 
     system: System
-    names: NameServer
+    names: dict[tuple[str, str], list[str]]
     udp: Carrier
     tcp: Carrier
     tls: Carrier
@@ -127,11 +127,14 @@ def providers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Providers]:
     shown = certificate(authority, home / "trusted", *subjects)
     untrusted = certificate(trustme.CA(), home / "untrusted", *subjects)
     with ExitStack() as stack:
-        names = stack.enter_context(NameServer())
-        for host in ("plain", "tls", "any.wild", "other"):
-            names.add(f"{host}.example.net", "A", "127.0.0.1")
+        names = {
+            (f"{host}.example.net", "A"): ["127.0.0.1"] for host in ("plain", "tls", "any.wild", "srv.wild", "other")
+        }
+        resolver = stack.enter_context(dns_server(names))
         system = stack.enter_context(
-            System(home / "system", challenge=True, ca_file=home / "authority.pem", nameserver=names.address)
+            System(
+                home / "system", challenge=True, ca_file=home / "authority.pem", nameserver=f"127.0.0.1@{resolver.port}"
+            )
         )
 
         def carrier(name: str, **kind: Any) -> Carrier:
@@ -273,26 +276,24 @@ def test_a_name_without_a_port_is_found_by_its_srv_record(
     providers: Providers, transport: str, service: str, host: str
 ) -> None:
     carrier: Carrier = getattr(providers, transport)
-    providers.names.add(f"{service}.{host}.example.net", "SRV", f"10 10 {carrier.port} plain.example.net.")
+    providers.names[f"{service}.{host}.example.net", "SRV"] = [f"10 10 {carrier.port} plain.example.net."]
     call = providers.call(providers.trunk(f"{host}.example.net", transport=f"transport-{transport}"))
     assert (call.status, call.seen_by(carrier).transport) == ("busy", transport.upper())
 
 
 def test_the_transport_is_the_trunks_whatever_a_naptr_record_prefers(providers: Providers) -> None:
-    providers.names.add(
-        "naptr.example.net",
-        "NAPTR",
+    providers.names["naptr.example.net", "NAPTR"] = [
         '10 10 "s" "SIPS+D2T" "" _sips._tcp.naptr.example.net.',
         '20 10 "s" "SIP+D2U" "" _sip._udp.naptr.example.net.',
-    )
-    providers.names.add("_sips._tcp.naptr.example.net", "SRV", f"10 10 {providers.tls.port} tls.example.net.")
-    providers.names.add("_sip._udp.naptr.example.net", "SRV", f"10 10 {providers.udp.port} plain.example.net.")
+    ]
+    providers.names["_sips._tcp.naptr.example.net", "SRV"] = [f"10 10 {providers.tls.port} tls.example.net."]
+    providers.names["_sip._udp.naptr.example.net", "SRV"] = [f"10 10 {providers.udp.port} plain.example.net."]
     call = providers.call(providers.trunk("naptr.example.net"))
     assert (call.status, call.seen_by(providers.udp).transport) == ("busy", "UDP")
 
 
 def test_a_certificate_has_to_be_for_the_gateway_and_not_for_where_its_srv_record_points(providers: Providers) -> None:
-    providers.names.add("_sips._tcp.pointer.example.net", "SRV", f"10 10 {providers.tls.port} tls.example.net.")
+    providers.names["_sips._tcp.pointer.example.net", "SRV"] = [f"10 10 {providers.tls.port} tls.example.net."]
     call = providers.call(providers.trunk("pointer.example.net", transport="transport-tls"))
     assert call.not_reached
     assert call.at(providers.tls) == []
@@ -307,7 +308,7 @@ def test_a_dead_target_of_a_srv_record_is_followed_by_the_next_one(providers: Pr
         targets = [
             f"{at} 10 {port} plain.example.net." for at, port in ((10, dead.getsockname()[1]), (20, carrier.port))
         ]
-        providers.names.add(f"_sip._{transport}.two-{transport}.example.net", "SRV", *targets)
+        providers.names[f"_sip._{transport}.two-{transport}.example.net", "SRV"] = targets
         number = providers.trunk(f"two-{transport}.example.net", transport=f"transport-{transport}")
         call = providers.call(number)
     assert (call.status, call.seen_by(carrier).end) == ("busy", "final")
@@ -327,7 +328,7 @@ def test_the_second_address_of_a_name_is_asterisks_to_try_within_the_same_attemp
         host=loopback_network() + ".3",
         port=providers.udp.port,
     ) as second:
-        providers.names.add(f"both-{digits}.example.net", "A", providers.udp.host, second.host)
+        providers.names[f"both-{digits}.example.net", "A"] = [providers.udp.host, second.host]
         number = providers.trunk(f"both-{digits}.example.net:{second.port}")
         call = providers.call(number, digits)
         seen = [call.seen_by(providers.udp), call.seen_by(second)]
@@ -335,6 +336,13 @@ def test_the_second_address_of_a_name_is_asterisks_to_try_within_the_same_attemp
     assert [one.ringing_at is not None for one in seen] == [digits == "55"] * 2
     assert seen[0].sip_call_id == seen[1].sip_call_id
     assert providers.system.value("SELECT count(*) FROM attempts WHERE from_number = %(n)s", n=number) == 1
+
+
+def test_the_check_of_a_trunk_asks_and_trusts_the_same(providers: Providers) -> None:
+    providers.names["_sips._tcp.srv.wild.example.net", "SRV"] = [f"10 10 {providers.tls.port} plain.example.net."]
+    for gateway, status in (("srv.wild.example.net", 0), (f"tls.example.net:{providers.rogue.port}", 1)):
+        number = providers.trunk(gateway, transport="transport-tls")
+        providers.system.trunkline("trunk", "check", f"form-{number[-4:]}", status=status)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -448,7 +456,7 @@ def test_an_example_of_the_readme_makes_a_trunk_that_calls(
     transport = option(words, "--transport", "transport-udp").removeprefix("transport-")
     carrier = readme_carriers[form, transport]
     for gateway in options(words, "--gateway"):
-        providers.names.add(gateway.partition(":")[0], "A", carrier.host)
+        providers.names[gateway.partition(":")[0], "A"] = [carrier.host]
     providers.system.trunkline(*words, text=f"{PASSWORD}\n")
     number = f"+1203556{next(providers._count):04}"
     providers.system.trunkline("number", "add", number, "--trunk", words[2])
