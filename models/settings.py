@@ -7,6 +7,7 @@ command typed in another shell finds the embedded parts.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 from dataclasses import dataclass, field
@@ -116,6 +117,12 @@ class Settings(BaseSettings):
     local_networks: str = Field(
         default="", description="networks that see our own address, comma-separated, e.g. 10.0.0.0/8"
     )
+    ca_file: Path | None = Field(
+        default=None, description="the authorities trusted over TLS, instead of the machine's (embedded Asterisk)"
+    )
+    nameserver: str | None = Field(
+        default=None, description="ADDRESS[@PORT] that resolves gateways' names, instead of the machine's (embedded)"
+    )
     dialplan_file: Path | None = Field(
         default=None, description="a dialplan of yours, included by the embedded Asterisk"
     )
@@ -128,6 +135,16 @@ class Settings(BaseSettings):
     workers: int = Field(default=1, ge=1, le=64)
     worker_threads: int = Field(default=8, ge=1, le=256)
     log_level: str = "INFO"
+
+    @field_validator("nameserver")
+    @classmethod
+    def _address_and_port(cls, nameserver: str | None) -> str | None:
+        if nameserver is not None:
+            address, at, port = nameserver.partition("@")
+            ipaddress.ip_address(address)
+            if at and not (port.isdecimal() and 1 <= int(port) <= 65535):
+                raise ValueError("must be ADDRESS or ADDRESS@PORT")
+        return nameserver
 
     @field_validator("home", mode="after")
     @classmethod

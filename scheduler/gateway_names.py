@@ -43,6 +43,14 @@ class NoName(Exception):
     """The name leads nowhere; a sentence says why."""
 
 
+def asking(nameserver: str) -> dns.asyncresolver.Resolver:
+    """A resolver that asks this one, ADDRESS or ADDRESS@PORT."""
+    address, _, port = nameserver.partition("@")
+    resolver = dns.asyncresolver.Resolver(configure=False)
+    resolver.nameservers, resolver.port = [address], int(port or 53)
+    return resolver
+
+
 class Names:
     """Answers from the hosts file and from DNS; `resolver` None is the machine's own."""
 

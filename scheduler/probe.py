@@ -20,7 +20,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from models.settings import Settings
-from scheduler.gateway_names import DNS_SECONDS, Names, NoName, Target
+from scheduler.gateway_names import DNS_SECONDS, Names, NoName, Target, asking
 from scheduler.sip_options import Answer, NotSip, Options, Stream
 
 ANSWER_SECONDS = 5.0
@@ -71,7 +71,8 @@ class Viewpoint:
             source = None if bound.is_loopback or bound.is_unspecified else host
         except ValueError:
             source = None
-        return cls(authorities=embedded if embedded.is_file() else None, source=source)
+        names = Names(asking(settings.nameserver) if settings.nameserver else None)
+        return cls(authorities=embedded if embedded.is_file() else None, source=source, names=names)
 
 
 @dataclass(frozen=True, kw_only=True)

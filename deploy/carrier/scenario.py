@@ -24,17 +24,19 @@ from deploy.carrier.numbers import ANY_OTHER, BEHAVIOURS, BY_DIGITS, Behaviour, 
 REALM = "carrier"
 
 _TAG = "[pid]-[call_number]"
-_CONTACT = "Contact: <sip:carrier@[local_ip]:[local_port]>"
+_CONTACT = "Contact: <sip:carrier@[local_ip]:[local_port];transport=[transport]>"
+# `crypto` begins with the line's end, and is empty where none was offered. It is the caller's own line: with the key
+# that the caller sends by it can read what the echo sends back.
 _SDP = """\
 v=0
 o=carrier 1 1 IN IP[media_ip_type] [media_ip]
 s=-
 c=IN IP[media_ip_type] [media_ip]
 t=0 0
-m=audio [media_port] RTP/AVP 0 101
+m=audio [media_port] [$profile] 0 101
 a=rtpmap:0 PCMU/8000
 a=rtpmap:101 telephone-event/8000
-a=sendrecv"""
+a=sendrecv[$crypto]"""
 
 # A caller may retransmit for 32 s (64 times RFC 3261's T1). For so long after the whole call, which can answer again, is
 # gone, its Call-ID alone is kept (`-deadcall_wait`), which can not, but begins no new call either.
@@ -76,6 +78,19 @@ def render(*, username: str, password: str, challenge: bool, server: str, always
     return f'<?xml version="1.0" encoding="UTF-8"?>\n<scenario name="trunkline carrier">\n{body}\n</scenario>\n'
 
 
+_INVITE_FIELDS = (
+    "uri=[$uri]",
+    "via=[$via]",
+    "from=[$caller]",
+    "contact=[$contact]",
+    "asserted=[$asserted]",
+    "profile=[$profile]",
+    "crypto=[$suite]",
+    "dtmf=[$dtmf]",
+    "formats=[$formats]",
+)
+
+
 def _label(behaviour: Behaviour) -> str:
     return f"number_{behaviour.digits}"
 
@@ -89,12 +104,16 @@ def _incoming() -> str:
     <ereg regexp="^INVITE (sips?:([^@; ]*)[^ ]*)" search_in="msg" assign_to="_whole,uri,number"/>
     <ereg regexp=".*" search_in="hdr" header="From:" start_line="true" assign_to="from"/>
     <ereg regexp=".*" search_in="hdr" header="To:" start_line="true" assign_to="to"/>
-    <ereg regexp="sips?:([^@&gt;; ]*)" search_in="hdr" header="From:" start_line="true" assign_to="_whole,from_user"/>
+    <ereg regexp="SIP/2.0/([A-Z]+)" search_in="hdr" header="Via:" start_line="true" assign_to="_whole,via"/>
+    <ereg regexp="sips?:([^&gt;; ]*)" search_in="hdr" header="From:" start_line="true" assign_to="_whole,caller"/>
+    <ereg regexp="sips?:([^&gt;; ]*)" search_in="hdr" header="Contact:" start_line="true" assign_to="_whole,contact"/>
     <ereg regexp="(sips?|tel):([^@&gt;; ]*)" search_in="hdr" header="P-Asserted-Identity:"
           assign_to="_whole,_scheme,asserted"/>
-    <ereg regexp="m=audio [0-9]+ [A-Z/]+ ([0-9 ]+)" search_in="msg" assign_to="_whole,formats"/>
+    <ereg regexp="m=audio [0-9]+ ([A-Z/]+) ([0-9 ]+)" search_in="msg" assign_to="_whole,profile,formats"/>
     <ereg regexp="a=rtpmap:([0-9]+) telephone-event" search_in="msg" assign_to="_whole,dtmf"/>
-    {_log_action("invite", "uri=[$uri]", "from=[$from_user]", "asserted=[$asserted]", "dtmf=[$dtmf]", "formats=[$formats]")}
+    <ereg regexp="[[:cntrl:]]+a=crypto:[0-9]+ ([A-Z0-9_]+) inline:[A-Za-z0-9+/=]+" search_in="msg"
+          assign_to="crypto,suite"/>
+    {_log_action("invite", *_INVITE_FIELDS)}
   </action>
 </recv>
 <Reference variables="_whole,_scheme"/>"""

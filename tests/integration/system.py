@@ -50,7 +50,9 @@ USERNAME, PASSWORD = "trunkline-test", "a;b^c secret"  # as awkward as realtime 
 class System:
     """Everything up, in `home`. Use as a context manager."""
 
-    def __init__(self, home: Path, *, challenge: bool = False, ring_timeout: int = 8, workers: int = 1) -> None:
+    def __init__(
+        self, home: Path, *, challenge: bool = False, ring_timeout: int = 8, workers: int = 1, **settings: Any
+    ) -> None:
         self.tree = provide()
         self.carrier = Carrier(
             tree=self.tree.root, directory=home / "carrier", username=USERNAME, password=PASSWORD, challenge=challenge
@@ -65,6 +67,7 @@ class System:
             ring_timeout_seconds=ring_timeout,
             sip_bind="127.0.0.1:0",
             workers=workers,
+            **settings,
         )
         self.stack = Stack(settings=given, tree=self.tree)
         self._numbers = count(100)

@@ -25,7 +25,7 @@ from deploy.embedded.postgres import DATABASE, OWNER, Postgres
 from deploy.embedded.valkey import Valkey
 from deploy.part import Part, free_port, running
 from models.errors import Invalid, Unavailable
-from models.settings import Login
+from models.settings import Login, read_settings
 
 VIEWS = """
 CREATE TABLE may_dial (id text PRIMARY KEY, contact text NOT NULL);
@@ -34,6 +34,7 @@ CREATE VIEW ps_auths AS SELECT 'gateway'::text AS id, 'userpass'::text AS auth_t
 CREATE VIEW ps_endpoints AS
 SELECT 'gateway'::text AS id, 'transport-udp'::text AS transport, ''::text AS aors, 'trunkline-endpoint'::text AS context,
        'all'::text AS disallow, 'ulaw,alaw'::text AS allow, 'user'::text AS redirect_method, ''::text AS mailboxes;
+CREATE VIEW ps_endpoint_id_ips AS SELECT ''::text AS id, ''::text AS endpoint, ''::text AS match WHERE false;
 CREATE VIEW asterisk_call_context AS
 SELECT id AS attempt_id, 'Doe, "Jo" ^3B'::text AS name, '{"city": "a,b"}'::text AS variables, '+15550100'::text AS phone_number
 FROM may_dial;
@@ -506,6 +507,17 @@ def test_a_dialplan_that_cannot_be_used_is_refused(described: Asterisk, tmp_path
         (tmp_path / "bad.conf").write_text(text)
     with pytest.raises(Invalid, match="TRUNKLINE_DIALPLAN_FILE"):
         replace(described, directory=tmp_path / "a", dialplan_file=tmp_path / "bad.conf").prepare()
+
+
+def test_authorities_that_cannot_be_read_are_not_replaced_by_others(described: Asterisk, tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match="TRUNKLINE_CA_FILE"):
+        replace(described, directory=tmp_path / "a", authorities=tmp_path / "none.pem").prepare()
+
+
+@pytest.mark.parametrize("nameserver", ["ns.example.net", "192.0.2.1:53", "192.0.2.1@", "192.0.2.1@99999"])
+def test_a_name_server_that_could_not_be_asked_is_refused(nameserver: str) -> None:
+    with pytest.raises(Invalid, match="TRUNKLINE_NAMESERVER"):
+        read_settings(nameserver=nameserver)
 
 
 def test_a_value_cannot_add_a_line_to_the_configuration(described: Asterisk, tmp_path: Path) -> None:

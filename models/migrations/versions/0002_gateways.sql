@@ -25,6 +25,16 @@ CREATE TABLE gateway_probes (
   seen_as     text                       -- our address as the gateway saw it (RFC 3581, received)
 );
 
+-- Whose request it is that comes in from one of these addresses. All gateways of a trunk are the same to it, so the first
+-- stands for them.
+CREATE VIEW ps_endpoint_id_ips AS
+SELECT t.id::text AS id,
+       (SELECT g.id::text FROM trunk_gateways g WHERE g.trunk_id = t.id ORDER BY g.priority, g.id LIMIT 1) AS endpoint,
+       array_to_string(t.ip_identifiers, ',') AS match,
+       'no'::text AS srv_lookups
+FROM trunks t
+WHERE t.is_active AND t.ip_identifiers <> '{}';
+
 -- ---------------------------------------------------------------------------------------------
 -- Attempts
 -- ---------------------------------------------------------------------------------------------
@@ -140,4 +150,5 @@ END $$;
 -- Rights
 -- ---------------------------------------------------------------------------------------------
 
+GRANT SELECT ON ps_endpoint_id_ips TO trunkline_asterisk;
 GRANT SELECT, INSERT, UPDATE, DELETE ON gateway_health, gateway_probes, agent_health TO trunkline_services;
