@@ -28,7 +28,7 @@ _AUDIBLE = timedelta(milliseconds=500)
 
 
 class Verdict(StrEnum):
-    """Why an attempt was withdrawn: no INVITE of it left, and its call is scheduled again."""
+    """Why an attempt was withdrawn: no INVITE of it left, and its call is scheduled again. Or why there was none."""
 
     TAKEN_BACK = "taken-back"
     TRUNK_OFF = "trunk-off"
@@ -40,6 +40,7 @@ class Verdict(StrEnum):
     BOOTING = "booting"
     NO_CHANNEL = "no-channel"
     OVERTAKEN = "overtaken"
+    NOT_ALLOWED = "not-allowed"
 
 
 class Waiting(StrEnum):
@@ -49,6 +50,8 @@ class Waiting(StrEnum):
     CAMPAIGN = "campaign"
     NUMBER_UNREGISTERED = "number-unregistered"
     TRUNK_OFF = "trunk-is-off"
+    NEXT_GATEWAY = "next-gateway"
+    GATEWAYS_REST = "gateways-rest"
     NO_NODE = "no-node"
     SLOT = "slot"
 
@@ -70,7 +73,7 @@ class Ending:
     tx_packets: int | None = None
     rx_lost: int | None = None
     tx_lost: int | None = None
-    error: str = ""  #: with a verdict: what was refused; with a wait: what its campaign is
+    error: str = ""  #: with a verdict: what was refused, or is allowed; with a wait: what its campaign is
 
     @property
     def audio(self) -> str | None:
@@ -618,6 +621,12 @@ ENTRIES: tuple[Entry, ...] = (
         do="Correct the agent if it is that; else see Asterisk's log.",
     ),
     Entry(
+        why=V.NOT_ALLOWED,
+        sees="`failed`, `not-placed`, without an attempt",
+        means="Not dialled: its trunk may only call numbers that start with {error}.",
+        do="If it may be called, allow it with `trunkline trunk update --allowed-prefix` and upload it again.",
+    ),
+    Entry(
         why=V.BOOTING,
         sees="an attempt `withdrawn`: not taken",
         means="Not dialled: {error}.",
@@ -658,6 +667,18 @@ ENTRIES: tuple[Entry, ...] = (
         sees="`scheduled`, trunk off",
         means="It waits because {trunk} is switched off.",
         do="Switch it on: `trunkline trunk enable {name}`.",
+    ),
+    Entry(
+        why=W.NEXT_GATEWAY,
+        sees="`scheduled` between two attempts",
+        means="One gateway did not deliver it, and it goes to the next one.",
+        do="",
+    ),
+    Entry(
+        why=W.GATEWAYS_REST,
+        sees="`scheduled`, gateways resting",
+        means="It waits because {trunk} has no gateway that takes calls now: each keeps failing and is left alone for a while.",
+        do="`trunkline trunk check {name}` looks at them; each is tried again by itself, with one call.",
     ),
     Entry(
         why=W.NO_NODE,

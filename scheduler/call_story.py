@@ -127,6 +127,8 @@ def tell(connection: Connection, call_id: UUID) -> CallStory:
 
 
 def _waits_for(connection: Connection, call: Any) -> Waiting:
+    if call.hands_over:
+        return Waiting.NEXT_GATEWAY
     if call.is_early:
         return Waiting.NOT_DUE
     if call.campaign_status is not None and call.campaign_status != "running":
@@ -135,6 +137,8 @@ def _waits_for(connection: Connection, call: Any) -> Waiting:
         return Waiting.NUMBER_UNREGISTERED
     if call.trunk_active is False:
         return Waiting.TRUNK_OFF
+    if call.gateways_rest:
+        return Waiting.GATEWAYS_REST
     if not connection.exec_driver_sql(statement("live_nodes"), {"deaf_after": DEAF_AFTER}).all():
         return Waiting.NO_NODE
     return Waiting.SLOT

@@ -22,16 +22,13 @@ import uuid_utils.compat
 from sqlalchemy import Connection
 
 from models import ledger
+from models.explanations import Ending, Verdict, explain
 from models.ledger import DueCall, Grant, HandOver
 from models.slots import LeaderSlots, Lease, Scope
 from scheduler.lines import Campaign, Gateway, Line, Lines
 from scheduler.phone_numbers import allowed
 
 MOST_A_ROUND = 200
-_NOT_ALLOWED = (
-    "Not dialled: its trunk may only call numbers that start with {}. If it may call this one too, allow it with"
-    " `trunkline trunk update --allowed-prefix`, and upload the number again."
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -234,7 +231,8 @@ class _Plan:
             elif line and self.room_of(line) > 0:
                 return line
         if len(refusing) == len(numbers):
-            self.refused[call.id] = _NOT_ALLOWED.format(", ".join(refusing[0].prefixes) or "nothing")
+            prefixes = ", ".join(sorted({prefix for line in refusing for prefix in line.prefixes})) or "nothing"
+            self.refused[call.id] = explain(Ending(why=Verdict.NOT_ALLOWED, error=prefixes))
         return None
 
     def _usable(self, trunk_id: UUID, tried: Collection[UUID] = ()) -> list[Gateway]:

@@ -15,10 +15,11 @@ from models.sightings import Sight
 from models.slots import LeaderSlots, Slots, connect, held_keys
 from models.statements import statement
 from models.statuses import Status
+from scheduler import call_story
 from scheduler.grants import Granter, Round
 from scheduler.lines import load_lines
 from tests.integration.conftest import Database
-from tests.integration.ledger_rows import Rows, ended, saw
+from tests.integration.ledger_rows import FROM, Rows, ended, saw
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,3 +196,26 @@ def test_a_number_that_its_trunk_may_not_call_any_more_is_not_dialled(world: Wor
         assert (call.status, call.disposition, call.attempts) == ("failed", "not-placed", 0)
         assert "+44" in call.explanation
         assert "--allowed-prefix" in call.explanation
+
+
+def test_a_call_says_that_it_waits_for_the_next_gateway_or_for_one_that_rests(world: World) -> None:
+    def story(call_id: UUID) -> str:
+        with world.rows.engine.begin() as connection:
+            return str(call_story.tell(connection, call_id).explanation)
+
+    first = world.undelivered(world.rows.campaign(1))
+    assert "goes to the next one" in story(world.rows.call_of(first).id)
+    single = uuid4()
+    world.rows.run(
+        "INSERT INTO calls (id, agent_id, phone_number, from_number) VALUES (%(id)s, %(agent)s, '+12125550100', %(ours)s)",
+        id=single,
+        agent=world.rows.agent,
+        ours=FROM,
+    )
+    assert "waits for its turn" in story(single)
+    world.rows.run(
+        "INSERT INTO gateway_health (gateway_id, failures, rests, rests_until)"
+        " SELECT id, 5, 1, now() + interval '1 minute' FROM trunk_gateways"
+        " ON CONFLICT (gateway_id) DO UPDATE SET rests = 1, rests_until = excluded.rests_until"
+    )
+    assert "keeps failing" in story(single)
