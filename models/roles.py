@@ -28,6 +28,7 @@ from models.settings import Settings
 LOST_AFTER_MS = 6000
 BEAT_SECONDS = 2.0
 _TRY_EVERY_SECONDS = 1.0
+_SPACE = 0x74726C
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +72,26 @@ def hold(settings: Settings, name: str, stop: threading.Event) -> Iterator[Role 
         engine.dispose()
 
 
+def holder(connection: Connection, name: str) -> str | None:
+    """Who holds the role now, as HOST:PID; None if nobody does."""
+    found: str | None = connection.exec_driver_sql(
+        "SELECT r.holder FROM pg_locks l JOIN pg_database d ON d.oid = l.database JOIN roles r ON r.name = %(name)s"
+        " WHERE l.locktype = 'advisory' AND l.granted AND d.datname = current_database()"
+        " AND l.classid::bigint = %(space)s AND l.objid::bigint = %(role)s",
+        {"name": name, "space": _SPACE, "role": _key(name) % 2**32},
+    ).scalar()
+    return found
+
+
+def _key(name: str) -> int:
+    return zlib.crc32(name.encode()) - 2**31
+
+
 def _try_lock(connection: Connection, name: str) -> bool:
     with connection.begin():
         return bool(
             connection.exec_driver_sql(
                 "SELECT pg_try_advisory_lock(%(space)s, %(role)s)",
-                {"space": 0x74726C, "role": zlib.crc32(name.encode()) - 2**31},
+                {"space": _SPACE, "role": _key(name)},
             ).scalar_one()
         )

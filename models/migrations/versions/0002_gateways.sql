@@ -88,7 +88,19 @@ BEGIN
 END $$;
 
 -- ---------------------------------------------------------------------------------------------
+-- What Asterisk reads
+-- ---------------------------------------------------------------------------------------------
+
+-- One row that an Asterisk repeats to `trunkline doctor`: that it reads this database and no other, and that
+-- letters of every alphabet arrive whole.
+CREATE VIEW asterisk_doctor AS
+SELECT 'doctor'::text AS id, 'Ünï ψ 李 ☎'::text AS text,
+       current_database() || ' ' || extract(epoch FROM pg_postmaster_start_time()) AS ledger;
+
+-- ---------------------------------------------------------------------------------------------
 -- Rights
 -- ---------------------------------------------------------------------------------------------
 
 GRANT SELECT, INSERT, UPDATE, DELETE ON gateway_health, gateway_probes, agent_health TO trunkline_services;
+GRANT SELECT ON asterisk_doctor TO trunkline_services, trunkline_asterisk;
+GRANT SELECT ON alembic_version TO trunkline_services;
