@@ -32,7 +32,7 @@ HOLES = (
     Hole(
         fixed_in=(22, 10, 0),
         names="CVE-2026-25994, CVE-2026-26203, CVE-2026-34235, CVE-2026-40892 and ten more",
-        what="its copy of pjproject has holes that packets from the network reach",
+        what="its copy of pjproject, which reads every SIP packet, has fourteen known holes",
     ),
     Hole(
         fixed_in=(22, 10, 1),

@@ -60,6 +60,7 @@ class Inspection:
     refusal: str | None = None  #: what Asterisk answered instead of running the extension
     heard: frozenset[str] = frozenset()  #: names of the events about the probe that reached the listener's user
     report: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  #: by part, what the extension said
+    their_clock: datetime | None = None  #: Asterisk's own, when it reported; None with timestampevents off
     reported_at: datetime | None = None  #: our clock, between the Originate and its first event
     spread: timedelta = timedelta(0)  #: how far off `reported_at` can be
 
@@ -140,6 +141,7 @@ async def _examine(found: Inspection, ears: _Ears, sender: AmiConnection, gatewa
         probe=probe,
         heard=frozenset(ears.heard),
         report={part: dict(values) for part, values in ears.report.items()},
+        their_clock=ears.their_clock,
         reported_at=before + (after - before) / 2,
         spread=(after - before) / 2,
     )
@@ -153,17 +155,25 @@ class _Ears:
         self.heard: set[str] = set()
         self.report: defaultdict[str, dict[str, str]] = defaultdict(dict)
         self.first_at: datetime | None = None
+        self.their_clock: datetime | None = None
         self._probe: str | None = None
 
     def listen_for(self, probe: str) -> None:
         self._probe = probe
 
     def hear(self, event: AmiMessage) -> None:
-        if self._probe is None or self._probe not in (event.get("Linkedid"), event.get("Uniqueid"), event.get("ActionID")):
+        if self._probe is None or self._probe not in (
+            event.get("Linkedid"),
+            event.get("Uniqueid"),
+            event.get("ActionID"),
+        ):
             return
         self.heard.add(event.name)
         if event.name == "UserEvent" and event.get("UserEvent") == "Doctor":
-            self.first_at = self.first_at or datetime.now(UTC)
+            if self.first_at is None:
+                self.first_at = datetime.now(UTC)
+                with suppress(ValueError):
+                    self.their_clock = datetime.fromtimestamp(float(event.get("Timestamp")), UTC)
             said = {name: unquote(value) for name, value in event.headers.items() if name not in _OF_EVERY_EVENT}
             self.report[event.get("part")] |= said
         if "end" in self.report and self.heard >= CALL_EVENTS:
