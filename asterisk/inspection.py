@@ -5,7 +5,7 @@
 
 That extension dials nobody and never answers: it reports, in events of its own, how this Asterisk is
 set up and what it sees of the ledger, and leaves two rows in CEL under an id of ours. The id is not a
-UUID, so no listener takes it for an attempt; it has a letter of another alphabet, so that an encoding
+UUID, so no listener takes it for an attempt; it has a letter that is not ASCII, so that an encoding
 that is wrong shows.
 
 Facts only; what is right is for `trunkline doctor` to say.
@@ -27,7 +27,7 @@ from asterisk.ami import AmiMessage
 from asterisk.connection import AmiConnection, AmiError, LoginRefused, Timings
 from models.settings import Login, Node
 
-_ALIEN = "李"
+_ALIEN = "ü"
 _UP_WITHIN = timedelta(seconds=4)
 _ANSWER_WITHIN = timedelta(seconds=2)
 _REPORT_WITHIN = timedelta(seconds=4)

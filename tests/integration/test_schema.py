@@ -313,10 +313,15 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "call_events": {"SELECT"},
         "campaign_status": {"SELECT"},
         "call_context": {"SELECT"},
+        "asterisk_doctor": {"SELECT"},
+        "alembic_version": {"SELECT"},
         "trunk_credentials": {"INSERT", "UPDATE", "DELETE"},
     },
     "trunkline_asterisk": {
-        **{view: {"SELECT"} for view in ("ps_endpoints", "ps_auths", "ps_aors", "asterisk_call_context")},
+        **{
+            view: {"SELECT"}
+            for view in ("ps_endpoints", "ps_auths", "ps_aors", "asterisk_call_context", "asterisk_doctor")
+        },
         "cel": {"SELECT", "INSERT"},
     },
 }
