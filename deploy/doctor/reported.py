@@ -6,6 +6,7 @@ import ipaddress
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
 
 from sqlalchemy.exc import DBAPIError
 
@@ -144,7 +145,7 @@ class Reported:
             advice = "mend cel.conf and cel_pgsql.conf, then restart Asterisk: it learns the table's columns only at its start"
             yield wrong(
                 self._part,
-                f"its CEL does not reach our Postgres {target}: after a gap no outcome is found",
+                f"its CEL does not reach our Postgres{target}: after a gap no outcome is found",
                 advice,
             )
             return
@@ -165,7 +166,7 @@ class Reported:
             yield wrong(
                 self._part,
                 sentence,
-                "usegmtime = yes in cel_pgsql.conf, and PGTZ=UTC for Asterisk or its database login",
+                "usegmtime = yes in cel_pgsql.conf, no PGTZ for Asterisk, and SET timezone of its database login to UTC",
             )
         elif not missing:
             yield ok(self._part, "its CEL reaches our Postgres, with the right times")
@@ -230,21 +231,18 @@ class Reported:
                 f"pjsip.conf has no {' and no '.join(missing)}",
                 "add it before you make a trunk that needs it",
             )
-        for bind in [said["udp"]] if said.get("udp") else []:
-            away = [address for address in (self._ledger.gateways if self._ledger else ()) if not _is_loopback(address)]
-            if not _is_loopback(bind):
-                external = f", known to carriers as {said['external']}" if said.get("external") else ""
-                yield ok(self._part, f"SIP is at {bind}{external}")
-            elif away:
-                sentence = f"SIP is at {bind}, and loopback does not reach {away[0]}"
-                yield wrong(
-                    self._part,
-                    sentence,
-                    "set TRUNKLINE_SIP_BIND (behind NAT TRUNKLINE_EXTERNAL_ADDRESS too), or bind in pjsip.conf",
-                )
-            else:
-                sentence = f"SIP is at {bind}: loopback reaches no carrier"
-                yield warning(self._part, sentence, "set TRUNKLINE_SIP_BIND before you add a real trunk")
+        if said.get("udp"):
+            yield self._address(said["udp"], said.get("external"))
+
+    def _address(self, bind: str, external: str | None) -> Finding:
+        if not _is_loopback(bind):
+            return ok(self._part, f"SIP is at {bind}" + (f", known to carriers as {external}" if external else ""))
+        away = [address for address in (self._ledger.gateways if self._ledger else ()) if not _is_loopback(address)]
+        if away:
+            advice = "set TRUNKLINE_SIP_BIND (behind NAT TRUNKLINE_EXTERNAL_ADDRESS too), or bind in pjsip.conf"
+            return wrong(self._part, f"SIP is at {bind}, and loopback does not reach {away[0]}", advice)
+        sentence = f"SIP is at {bind}: loopback reaches no carrier"
+        return warning(self._part, sentence, "set TRUNKLINE_SIP_BIND before you add a real trunk")
 
     def _rtp(self) -> Iterator[Finding]:
         said = self._found.report.get("settings", {})
@@ -263,14 +261,7 @@ def _number(text: str | None) -> int | None:
 
 def _is_loopback(address: str) -> bool:
     """Of `HOST`, `HOST:PORT` or `[HOST]:PORT`; a name is taken for somewhere else."""
-    host = address.strip()
-    host = (
-        host[1:].partition("]")[0]
-        if host.startswith("[")
-        else host.rpartition(":")[0] or host
-        if host.count(":") == 1
-        else host
-    )
+    host = urlsplit(f"//{address}").hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
