@@ -106,11 +106,9 @@ def test_parts_that_do_not_answer_are_said_and_hold_nothing_up(tmp_path: Path, d
         ("scheduler", "nobody leads"),
         ("worker-1", "none answers"),
         ("listener-local", "no listener runs"),
-        ("asterisk", "cannot log in"),
-        ("valkey", "does not answer"),
     ],
 )
-def test_a_part_that_is_down_is_said(system: System, part: str, words: str) -> None:
+def test_a_process_of_ours_that_is_down_is_said(system: System, part: str, words: str) -> None:
     system.kill(part)
     try:
         until(
@@ -119,11 +117,26 @@ def test_a_part_that_is_down_is_said(system: System, part: str, words: str) -> N
         )
     finally:
         system.start(part)
-        until(
-            lambda: not [f for f in examine(system.settings) if f.verdict is Verdict.WRONG],
-            within=60,
-            what="all is well again",
-        )
+        until_all_is_well(system)
+
+
+@pytest.mark.parametrize(("part", "words"), [("asterisk", "cannot log in"), ("valkey", "does not answer")])
+def test_a_service_that_hangs_is_said(system: System, part: str, words: str) -> None:
+    system.freeze(part)
+    try:
+        found = examine(system.settings)
+    finally:
+        system.thaw(part)
+        until_all_is_well(system)
+    said(found, Verdict.WRONG, words)
+
+
+def until_all_is_well(system: System) -> None:
+    until(
+        lambda: not [f for f in examine(system.settings) if f.verdict is Verdict.WRONG],
+        within=60,
+        what="all is well again",
+    )
 
 
 # --- Asterisk (what is wrong inside one is in test_own_asterisk) ------------------------------------
