@@ -132,9 +132,12 @@ class Stack:
             external_address=self.settings.external_address,
             local_networks=tuple(n.strip() for n in self.settings.local_networks.split(",") if n.strip()),
             dialplan_file=self.settings.dialplan_file,
+            authorities=self.settings.ca_file,
+            nameserver=self.settings.nameserver,
         )
         asterisk.prepare()
         yield asterisk.part()
+        self.runtime["sip_bind"] = self.settings.sip_bind  # the default too: of an Asterisk of yours it says nothing
         self.runtime["asterisk_nodes"] = str(
             Node(
                 name=NODE,

@@ -7,6 +7,7 @@ command typed in another shell finds the embedded parts.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from models.errors import Invalid
 
 DEFAULT_NODE_CALLS = 200
+LONGEST_CALL_LIMIT = 86_400  #: seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,18 +117,34 @@ class Settings(BaseSettings):
     local_networks: str = Field(
         default="", description="networks that see our own address, comma-separated, e.g. 10.0.0.0/8"
     )
+    ca_file: Path | None = Field(
+        default=None, description="the authorities trusted over TLS, instead of the machine's (embedded Asterisk)"
+    )
+    nameserver: str | None = Field(
+        default=None, description="ADDRESS[@PORT] that resolves gateways' names, instead of the machine's (embedded)"
+    )
     dialplan_file: Path | None = Field(
         default=None, description="a dialplan of yours, included by the embedded Asterisk"
     )
     dialplan_contexts: str = Field(default="", description="the contexts in it that an agent may name, comma-separated")
 
     ring_timeout_seconds: int = Field(default=30, ge=1, le=600)
-    longest_call_seconds: int = Field(default=3600, ge=1, le=86_400)
+    longest_call_seconds: int = Field(default=3600, ge=1, le=LONGEST_CALL_LIMIT)
     lost_call_hold_seconds: int = Field(default=120, ge=1)
     sip_timer_t1_ms: int = Field(default=100, ge=100, description="below 100 Asterisk resets it")
     workers: int = Field(default=1, ge=1, le=64)
     worker_threads: int = Field(default=8, ge=1, le=256)
     log_level: str = "INFO"
+
+    @field_validator("nameserver")
+    @classmethod
+    def _address_and_port(cls, nameserver: str | None) -> str | None:
+        if nameserver is not None:
+            address, at, port = nameserver.partition("@")
+            ipaddress.ip_address(address)
+            if at and not (port.isdecimal() and 1 <= int(port) <= 65535):
+                raise ValueError("must be ADDRESS or ADDRESS@PORT")
+        return nameserver
 
     @field_validator("home", mode="after")
     @classmethod
@@ -149,6 +167,14 @@ class Settings(BaseSettings):
         """The Asterisk servers we may dial on; empty when none is configured or running."""
         text = self.asterisk_nodes.get_secret_value() if self.asterisk_nodes else ""
         return tuple(Node.parse(part) for part in text.split(",") if part.strip())
+
+    @property
+    def sip_address(self) -> str | None:
+        """Ours, as our Asterisk tells it to carriers; None for an Asterisk of yours of which nothing was said."""
+        if self.external_address or "sip_bind" not in self.model_fields_set:
+            return self.external_address
+        host, bracket, _ = self.sip_bind.partition("]")
+        return host + bracket if bracket else host.partition(":")[0]
 
     @property
     def ring_timeout(self) -> timedelta:

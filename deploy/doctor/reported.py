@@ -70,16 +70,16 @@ class Reported:
                 self._part, f"{user} does not hear {', '.join(missing)}: calls would be lost from sight", advice
             )
         elif not reported:
-            advice = f"give it class user in read and let its eventfilter pass Doctor and AgentLeg, or {AGAIN}"
+            advice = f"give it class user in read and let its eventfilter pass all of ours, or {AGAIN}"
             yield wrong(self._part, f"{user} does not hear UserEvent", advice)
         else:
             yield ok(self._part, f"{user} hears the calls")
 
     def _dialplan(self) -> Iterator[Finding]:
         said = self._found.report.get("dialplan", {})
-        missing = [name for name, there in self._found.report.get("agents", {}).items() if there != "1"]
+        missing = [name for name, there in self._found.report.get("extensions", {}).items() if there != "1"]
         if missing:
-            yield wrong(self._part, f"has not the extensions of our dialplan for {', '.join(missing)} agents", AGAIN)
+            yield wrong(self._part, f"lacks extensions of our dialplan: {', '.join(missing)}", AGAIN)
         if said.get("made_from") == fingerprint():
             yield ok(self._part, "our dialplan is in place, of this version")
         else:

@@ -131,7 +131,12 @@ BROKEN = {
     "wrong CEL database": ("cel_pgsql.conf", "dbname = own_", "dbname = nobody_", "CEL does not reach our Postgres"),
     "wrong timers": ("pjsip.conf", "timer_b = 6400", "timer_b = 32000", "PJSIP's timers"),
     "missing dialplan": ("extensions.conf", "[trunkline-", "[not-trunkline-", "does not have our dialplan"),
-    "another dialplan": ("extensions.conf", "exten => dialplan,1", "exten => other,1", "has not the extensions of"),
+    "another dialplan": (
+        "extensions.conf",
+        "exten => dialplan,1",
+        "exten => other,1",
+        "lacks extensions of our dialplan",
+    ),
     "wrong secret": ("manager.conf", "secret = ", "secret = x", "refuses the listener's AMI user"),
     "missing right to send": (
         "manager.conf",

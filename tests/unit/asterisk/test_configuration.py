@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
 from asterisk.configuration import Configuration, Database, render, templates, written
@@ -26,14 +24,6 @@ def test_what_would_end_a_value_is_escaped_or_refused() -> None:
     assert values["DB_PASSWORD"] == "p\\;w"
     with pytest.raises(Invalid):
         written("two\nlines")
-
-
-def test_every_file_but_the_embedded_ones_own_is_filled_by_the_configuration_alone() -> None:
-    """What is exported may need nothing that only an embedded Asterisk has: `DIALPLAN_INCLUDE` is a file of the user's."""
-    known = set(CONFIGURATION.values()) | {"DIALPLAN_INCLUDE"}
-    for name, text in templates().items():
-        if name != "asterisk.conf":
-            assert set(re.findall(r"@([A-Z][A-Z0-9_]*)@", text)) <= known, name
 
 
 def test_each_ami_user_is_permitted_from_every_network_that_is_given() -> None:
