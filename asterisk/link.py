@@ -99,6 +99,10 @@ class Link:
         answer = self._portal.call(self._connection.action, "CoreStatus", {})
         return f"{answer.get('CoreStartupDate')} {answer.get('CoreStartupTime')}"
 
+    def version(self) -> str:
+        """Asterisk's own, such as `22.10.1`."""
+        return self._portal.call(self._connection.action, "CoreSettings", {}).get("AsteriskVersion")
+
     def has_mark(self, family: str, attempt_id: UUID) -> bool:
         """Whether Asterisk's own database says that it made a channel for the attempt."""
         try:

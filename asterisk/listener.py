@@ -120,13 +120,13 @@ class Listener:
     def _hear_again(self, role: Role, link: Link, reconciler: Reconciler) -> bool:
         """The link is up: says so, and looks up what was missed. False if it broke again meanwhile."""
         try:
-            startup = link.startup()
+            startup, version = link.startup(), link.version()
             with role.connection.begin():
                 since: datetime = role.connection.exec_driver_sql(
-                    "UPDATE nodes SET listening_since = clock_timestamp(), core_startup = %(startup)s,"
+                    "UPDATE nodes SET listening_since = clock_timestamp(), core_startup = %(startup)s, version = %(version)s,"
                     " started_at = CASE WHEN core_startup <> %(startup)s THEN clock_timestamp() ELSE started_at END"
                     " WHERE name = %(node)s RETURNING listening_since",
-                    {"node": self._node.name, "startup": startup},
+                    {"node": self._node.name, "startup": startup, "version": version},
                 ).scalar_one()
             self._free(reconciler.after_gap(since))
         except AmiError as error:

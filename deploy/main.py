@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from models.settings import read_settings
+from models.settings import DEFAULT_NODE_CALLS, read_settings
+from scheduler.cli import terminal
 from scheduler.cli.app import app
 from scheduler.cli.app import main as run_app
+from scheduler.cli.group import new_group
 
 run_commands = typer.Typer(no_args_is_help=True, help="Run one process of trunkline, under a service manager of yours.")
 app.add_typer(run_commands, name="run")
+asterisk_commands = new_group("An Asterisk of your own.")
+app.add_typer(asterisk_commands, name="asterisk")
 
 
 def _say(line: str) -> None:
@@ -58,6 +63,25 @@ def down(
 
 
 @app.command()
+def doctor(json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+    """Look at every part: is it there, is it right, and what to do if not. Status 1 if something is wrong."""
+    from deploy.doctor.examination import examine
+    from models.findings import Verdict
+    from models.logs import configure
+
+    configure("CRITICAL")  # what goes wrong is a finding
+    findings = examine(read_settings())
+    if json:
+        terminal.one_json([asdict(finding) for finding in findings])
+    else:
+        width = max(len(finding.part) for finding in findings)
+        for finding in findings:
+            line = f"{finding.verdict:<8} {finding.part:<{width}}  {finding.sentence}"
+            terminal.say(f"{line}: {finding.advice}" if finding.advice else line)
+    raise typer.Exit(any(finding.verdict is Verdict.WRONG for finding in findings))
+
+
+@app.command()
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything but the carrier up at the end.")] = False,
 ) -> None:
@@ -65,6 +89,32 @@ def demo(
     from deploy.demo import run_demo
 
     raise typer.Exit(run_demo(read_settings(), _say, keep=keep))
+
+
+@asterisk_commands.command("export")
+def export_asterisk(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", show_default=False, help="Where the files go.")],
+    node: Annotated[str, typer.Option(metavar="NAME", help="What trunkline calls it.")] = "asterisk",
+    ami: Annotated[str, typer.Option(metavar="HOST[:PORT]", help="Where trunkline reaches it.")] = "127.0.0.1:5038",
+    permit: Annotated[
+        list[str] | None, typer.Option(metavar="NETWORK", help="Where trunkline comes from; several may be given.")
+    ] = None,
+    database: Annotated[
+        str | None, typer.Option(metavar="HOST[:PORT]", help="Where it reaches our Postgres, if not where we do.")
+    ] = None,
+    sip_bind: Annotated[
+        str | None, typer.Option(metavar="HOST[:PORT]", help="Make transports, too; else yours are used.")
+    ] = None,
+    max_calls: Annotated[int, typer.Option(metavar="N", min=1, help="Half its RTP ports.")] = DEFAULT_NODE_CALLS,
+) -> None:
+    """Write the files that an Asterisk of yours includes, with a README.txt that says where."""
+    from deploy.export import Wishes, export
+
+    wishes = Wishes(
+        node=node, ami=ami, permit=tuple(permit or ()), database=database, sip_bind=sip_bind, max_calls=max_calls
+    )
+    export(read_settings(), directory, wishes)
+    terminal.say(f"made; what to do with it is in {directory.absolute() / 'README.txt'}")
 
 
 @run_commands.command("scheduler")

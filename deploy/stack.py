@@ -22,8 +22,9 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg import sql
 
+from asterisk.configuration import Database
 from deploy.debian import Tree, provide
-from deploy.embedded.asterisk import Asterisk, Database
+from deploy.embedded.asterisk import Asterisk
 from deploy.embedded.passwords import password, write_private
 from deploy.embedded.postgres import Postgres
 from deploy.embedded.valkey import Valkey
@@ -212,8 +213,9 @@ class Stack:
 
 
 def ensure_login(owner_url: str, name: str, secret: str, role: str) -> None:
-    """A login that is a member of `role`, with this password.
+    """A login that is a member of `role`, with this password; its sessions are in UTF-8 and in UTC.
 
+    Asterisk's CEL writes times without a zone, and neither it nor realtime asks for an encoding.
     Raises Unavailable if the owner may not make one.
     """
     try:
@@ -223,10 +225,10 @@ def ensure_login(owner_url: str, name: str, secret: str, role: str) -> None:
             connection.execute(
                 sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(verb, sql.Identifier(name), sql.Literal(secret))
             )
+            for setting in ("timezone = 'UTC'", "client_encoding = 'UTF8'"):
+                connection.execute(sql.SQL("ALTER ROLE {} SET " + setting).format(sql.Identifier(name)))
             connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(role), sql.Identifier(name)))
     except psycopg.errors.InsufficientPrivilege as error:
-        raise Unavailable(
-            f"Postgres: the owner of the database needs CREATEROLE to make the login {name!r} for the embedded Asterisk"
-        ) from error
+        raise Unavailable(f"Postgres: the owner of the database needs CREATEROLE to make the login {name!r}") from error
     except psycopg.OperationalError as error:
         raise Unavailable(f"Postgres does not answer: {str(error).strip().splitlines()[-1]}") from error

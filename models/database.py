@@ -29,7 +29,7 @@ _BOUNDS = {
     "tcp_user_timeout": 6000,
 }
 # one process's services log in as a member of this role and act as it, so that they own nothing
-_SERVICES = "trunkline_services"
+SERVICES = "trunkline_services"
 _MIGRATING = 0x7472756E6B  # advisory lock: two that migrate at once take turns
 
 
@@ -48,7 +48,7 @@ def sqlalchemy_url(url: str) -> URL:
 
 
 def connect_arguments(
-    application: str, *, role: str | None = _SERVICES, statement_timeout_ms: int = 30_000
+    application: str, *, role: str | None = SERVICES, statement_timeout_ms: int = 30_000
 ) -> dict[str, Any]:
     """libpq's parameters for a connection of ours; `application` is the `writer` of its rows in `call_events`."""
     options = f"-c statement_timeout={statement_timeout_ms} -c timezone=UTC"

@@ -85,6 +85,16 @@ def is_held(connection: Connection, name: str) -> bool:
     )
 
 
+def holder(connection: Connection, name: str) -> str | None:
+    """Who holds the role now, as HOST:PID; None if nobody does."""
+    if not is_held(connection, name):
+        return None
+    found: str | None = connection.exec_driver_sql(
+        "SELECT holder FROM roles WHERE name = %(name)s", {"name": name}
+    ).scalar()
+    return found
+
+
 def _key(name: str) -> tuple[int, int]:
     """The two numbers of the advisory lock, each of 32 bits."""
     return 0x74726C, zlib.crc32(name.encode()) - 2**31

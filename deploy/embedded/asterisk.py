@@ -1,7 +1,7 @@
 """An Asterisk in a directory, run from a private tree of packages.
 
 Its configuration is rendered anew at every start from the files in `asterisk/etc`, where `@NAME@`
-stands for a value (the dialplan has its own use for `${...}`). The rendered files hold passwords and
+stands for a value. The rendered files hold passwords and
 can be read by their owner only.
 
     DIRECTORY/
@@ -19,15 +19,14 @@ import re
 import resource
 import socket
 import tempfile
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from importlib import resources
+from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
 from psycopg import sql
 
+from asterisk.configuration import SHORTEST_TIMER_T1, Configuration, Database, render, templates, written
 from deploy.debian import LIBRARIES, Tree, tree_command, unprivileged
 from deploy.embedded.passwords import write_private
 from deploy.part import Part
@@ -35,7 +34,6 @@ from models.errors import Invalid, Unavailable
 from models.settings import Login
 
 OPEN_FILES = 65_536
-SHORTEST_TIMER_T1 = 100  # pjsip resets a lower one
 SOCKET_PATH_LIMIT = 107
 MACHINE_AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 # Files that Asterisk complains about when they are missing: the package's own defaults, or nothing to say.
@@ -43,17 +41,6 @@ PACKAGED = ("amd.conf", "confbridge.conf", "indications.conf", "stasis.conf")
 NOTHING_TO_SAY = ("acl.conf", "ccss.conf", "features.conf", "http.conf", "pjproject.conf", "udptl.conf")
 LEDGER = ("ps_endpoints", "ps_auths", "ps_aors", "ps_endpoint_id_ips", "asterisk_call_context", "cel")
 SOUNDS = "usr/share/asterisk/sounds/en_US_f_Allison"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Database:
-    """The login that reads the views `ps_*` and writes the table `cel`."""
-
-    host: str
-    port: int
-    name: str
-    user: str
-    password: str = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,9 +105,8 @@ class Asterisk:
         for name in NOTHING_TO_SAY:
             write_private(self.etc / name, "; the defaults\n")
         values = self._values()
-        for template in (resources.files("asterisk") / "etc").iterdir():
-            if template.name.endswith(".conf"):
-                write_private(self.etc / template.name, render(template.read_text(), values))
+        for name, template in templates().items():
+            write_private(self.etc / name, render(template, values))
 
     def part(self) -> Part:
         asterisk = tree_command(self.tree, "usr/sbin/asterisk")
@@ -168,45 +154,34 @@ class Asterisk:
             return False
 
     def _values(self) -> dict[str, str]:
+        configuration = Configuration(
+            database=self.database,
+            listener=self.listener,
+            sender=self.sender,
+            ami_port=self.ami_port,
+            sip_host=self.sip_host,
+            sip_port=self.sip_port,
+            rtp_start=self.rtp_start,
+            rtp_end=self.rtp_end,
+            timer_t1_ms=self.timer_t1_ms,
+            external_address=self.external_address,
+            local_networks=self.local_networks,
+            ca_file=self.directory.absolute() / "ca.crt",
+        )
         return {
-            "ETC": _value(self.etc),
-            "DIRECTORY": _value(self.directory.absolute()),
-            "RUN": _value(self._run_directory()),
-            "MODULES": _value(self.tree.root / LIBRARIES / "asterisk/modules"),
+            **configuration.values(),
+            "ETC": written(self.etc),
+            "DIRECTORY": written(self.directory.absolute()),
+            "RUN": written(self._run_directory()),
+            "MODULES": written(self.tree.root / LIBRARIES / "asterisk/modules"),
             "MAX_FILES": str(_open_files()),
-            "TIMER_T1": str(self.timer_t1_ms),
-            "TIMER_B": str(64 * self.timer_t1_ms),
-            "SIP_HOST": _value(self.sip_host),
-            "SIP_PORT": str(self.sip_port),
-            "TLS_PORT": str(self.sip_port + 1),
-            "CA_FILE": _value(self.directory.absolute() / "ca.crt"),
-            "NAT": self._behind_nat(),
             "RESOLVER": self._resolver(),
-            "DB_HOST": _value(self.database.host),
-            "DB_PORT": str(self.database.port),
-            "DB_NAME": _value(self.database.name),
-            "DB_USER": _value(self.database.user),
-            "DB_PASSWORD": _value(self.database.password),
-            "RTP_START": str(self.rtp_start),
-            "RTP_END": str(self.rtp_end),
-            "AMI_PORT": str(self.ami_port),
-            "LISTENER_USER": _value(self.listener.username),
-            "LISTENER_SECRET": _value(self.listener.secret),
-            "SENDER_USER": _value(self.sender.username),
-            "SENDER_SECRET": _value(self.sender.secret),
             "DIALPLAN_INCLUDE": self._dialplan_include(),
         }
 
-    def _behind_nat(self) -> str:
-        lines = [f"local_net = {_value(network)}\n" for network in self.local_networks]
-        if self.external_address:
-            address = _value(self.external_address)
-            lines += [f"external_signaling_address = {address}\n", f"external_media_address = {address}\n"]
-        return "".join(lines)
-
     def _resolver(self) -> str:
         # with both, a name is asked of either
-        return "resolv = system" if self.nameserver is None else f"resolv =\nnameserver = {_value(self.nameserver)}"
+        return "resolv = system" if self.nameserver is None else f"resolv =\nnameserver = {written(self.nameserver)}"
 
     def _dialplan_include(self) -> str:
         if self.dialplan_file is None:
@@ -218,7 +193,7 @@ class Asterisk:
             raise Invalid("TRUNKLINE_DIALPLAN_FILE", f"{file} cannot be read") from error
         if re.search(r"^\s*\[trunkline-", text, re.MULTILINE):
             raise Invalid("TRUNKLINE_DIALPLAN_FILE", "the names of contexts that begin with trunkline- are taken")
-        return f'#include "{_value(file)}"'
+        return f'#include "{written(file)}"'
 
     def _run_directory(self) -> Path:
         """Where the control socket lies: elsewhere if its path would be too long, since Asterisk cuts it off."""
@@ -245,25 +220,6 @@ class Asterisk:
         # The package's own list, which only its maintainer script would have put together.
         found = sorted((self.tree.root / "usr/share/ca-certificates").rglob("*.crt"))
         return "".join(certificate.read_text() for certificate in found)
-
-
-def render(template: str, values: Mapping[str, str]) -> str:
-    """The template with every `@NAME@` replaced. Raises `KeyError` for a name without a value."""
-    return re.sub(r"@([A-Z][A-Z0-9_]*)@", lambda match: values[match[1]], template)
-
-
-def _value(value: object) -> str:
-    """Safe as the value of one option: Asterisk takes `;` for a comment and a line's end for its end.
-
-    Raises `Invalid` for what cannot be written.
-    """
-    text = str(value)
-    if re.search(r'[\x00-\x1f\x7f"]', text) or text != text.strip():
-        raise Invalid(
-            "asterisk",
-            f"a value of its configuration has a quote, a control character or outer spaces ({len(text)} long)",
-        )
-    return text.replace("\\;", "\\\\;").replace(";", "\\;")
 
 
 def _link(link: Path, target: Path) -> None:

@@ -18,8 +18,9 @@ import psycopg
 import pytest
 import redis
 
+from asterisk.configuration import Database
 from deploy import debian
-from deploy.embedded.asterisk import Asterisk, Database
+from deploy.embedded.asterisk import Asterisk
 from deploy.embedded.passwords import password
 from deploy.embedded.postgres import DATABASE, OWNER, Postgres
 from deploy.embedded.valkey import Valkey

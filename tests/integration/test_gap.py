@@ -61,6 +61,9 @@ class ScriptedLink:
             raise MaybeSent("no answer in time")
         return "2026-05-04 12:00:00"
 
+    def version(self) -> str:
+        return "22.10.1"
+
     def has_mark(self, family: str, attempt_id: UUID) -> bool:
         return attempt_id in self.marked
 

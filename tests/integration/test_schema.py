@@ -306,7 +306,14 @@ WRITTEN_BY_SERVICES = {
     "trunks", "trunk_gateways", "gateway_health", "gateway_probes", "phone_numbers", "agents", "agent_health", "nodes",
     "roles", "campaigns", "rejected_rows", "calls", "attempts", "campaign_counts", "campaign_count_deltas",
 }  # fmt: skip
-ASTERISK_READS = ("ps_endpoints", "ps_auths", "ps_aors", "ps_endpoint_id_ips", "asterisk_call_context")
+ASTERISK_READS = (
+    "ps_endpoints",
+    "ps_auths",
+    "ps_aors",
+    "ps_endpoint_id_ips",
+    "asterisk_call_context",
+    "asterisk_doctor",
+)
 RIGHTS: dict[str, dict[str, set[str]]] = {
     "trunkline_services": {
         **{table: {"SELECT", "INSERT", "UPDATE", "DELETE"} for table in WRITTEN_BY_SERVICES},
@@ -314,6 +321,8 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "call_events": {"SELECT"},
         "campaign_status": {"SELECT"},
         "call_context": {"SELECT"},
+        "asterisk_doctor": {"SELECT"},
+        "alembic_version": {"SELECT"},
         "trunk_credentials": {"INSERT", "UPDATE", "DELETE"},
     },
     "trunkline_asterisk": {

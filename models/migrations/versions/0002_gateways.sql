@@ -147,8 +147,20 @@ BEGIN
 END $$;
 
 -- ---------------------------------------------------------------------------------------------
+-- What Asterisk reads
+-- ---------------------------------------------------------------------------------------------
+
+-- One row that an Asterisk repeats to `trunkline doctor`: that it reads this database and no other, and in UTF-8.
+-- Its letters are in every old encoding of the West, so that one that is set by mistake shows instead of failing.
+CREATE VIEW asterisk_doctor AS
+SELECT 'doctor'::text AS id, 'Ünïcödé'::text AS text,
+       current_database() || ' ' || extract(epoch FROM pg_postmaster_start_time()) AS ledger;
+
+-- ---------------------------------------------------------------------------------------------
 -- Rights
 -- ---------------------------------------------------------------------------------------------
 
 GRANT SELECT ON ps_endpoint_id_ips TO trunkline_asterisk;
 GRANT SELECT, INSERT, UPDATE, DELETE ON gateway_health, gateway_probes, agent_health TO trunkline_services;
+GRANT SELECT ON asterisk_doctor TO trunkline_services, trunkline_asterisk;
+GRANT SELECT ON alembic_version TO trunkline_services;

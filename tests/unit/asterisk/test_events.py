@@ -16,6 +16,7 @@ ID = UUID("0192f7a4-0000-7000-8000-000000000001")
 OTHER = UUID("0192f7a4-0000-7000-8000-000000000002")
 NOW = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
 AT = datetime(2026, 5, 4, 11, 59, 58, 250_000, tzinfo=UTC)
+DOCTORS = "doctor-4500ed1d151a274e-ü"
 AGENTS_LEG = "asterisk-1777896000.17"
 
 
@@ -92,6 +93,9 @@ def test_what_decides_nothing_is_passed_over(said: AmiMessage) -> None:
         event("Hangup", Uniqueid=ID.hex, Cause="16"),
         event("OriginateResponse", Response="Failure", Reason="0", Uniqueid=str(ID)),
         event("OriginateResponse", ActionID="ping-1", Response="Success"),
+        event("Newchannel", Uniqueid=DOCTORS, ChannelStateDesc="Down"),
+        event("UserEvent", Uniqueid=DOCTORS, UserEvent="Doctor", part="end"),
+        event("OriginateResponse", ActionID=DOCTORS, Response="Failure", Reason="0", Uniqueid=DOCTORS),
     ],
 )
 def test_channels_that_are_no_attempts_are_passed_over(said: AmiMessage) -> None:
