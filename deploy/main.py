@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from models.settings import read_settings
+from models.settings import GivenSettings, read_settings
 from scheduler.cli.app import app
 from scheduler.cli.app import main as run_app
 
@@ -32,7 +32,7 @@ def up(
     from deploy.stack import Stack
     from deploy.supervisor import Supervisor, detach
 
-    settings = read_settings()
+    settings = read_settings(GivenSettings)
     if detached:
         detach(settings.home, [sys.executable, "-m", "deploy.main", "up"], _say)
         return
