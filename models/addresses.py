@@ -21,6 +21,7 @@ SIP_PORT = 5060
 LOOPBACK = "127.0.0.0/8"
 PRIVATE_NETWORKS = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")  # RFC 1918
 _LOWEST, _HIGHEST = 1024, 65_535  # what is lower needs root, as which Asterisk does not run
+_NO_NAME = re.compile(r"\[.*|[0-9.]*")
 _PORTS = re.compile(r"\s*(\d{1,5})\s*-\s*(\d{1,5})\s*", re.ASCII)
 
 
@@ -94,7 +95,7 @@ def check_external_address(text: str) -> str:
     variable = "TRUNKLINE_EXTERNAL_ADDRESS"
     try:
         host = check_host(text.strip(), field=variable)
-        address = None if re.search("[A-Za-z]", host) else ipaddress.IPv4Address(host)
+        address = ipaddress.IPv4Address(host) if _NO_NAME.fullmatch(host) else None
     except (Invalid, ValueError) as error:
         raise Invalid(variable, f"must be an IPv4 address or a name, without a port (got {text!r})") from error
     if address and (address.is_loopback or address.is_unspecified or address.is_multicast):
