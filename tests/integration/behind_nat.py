@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, LiteralString, Self
 
 import psycopg
 from psycopg.rows import dict_row
@@ -26,7 +26,6 @@ from tests.integration.sip_messages import Invite, invites
 from tests.integration.system import until
 
 FROM_NUMBER, CARRIER_PORT = "+12025550100", 5060
-_AGENT = ("127.0.0.1", 9092)
 _PYTHON = Path(sys.executable)
 _ROOT = Path(__file__).parents[2]
 
@@ -107,12 +106,9 @@ class Site:
         try:
             if is_new:
                 self.add_trunk("outside", f"{CARRIER}:{CARRIER_PORT}", FROM_NUMBER)
-                self.trunkline("agent", "create", "bot", "--connect", f"audiosocket://{_AGENT[0]}:{_AGENT[1]}")
-            words = ("-m", "deploy.agent", "--port", str(_AGENT[1]), "--listen-seconds", "30")
-            with self._agent_log.open("a") as log, self._process(INSIDE, *words, stderr=log) as agent:
-                assert agent.stdout is not None
-                assert agent.stdout.readline()
-                yield
+                self._start_agent()
+            until(lambda: self._row("SELECT FROM nodes WHERE heard_at IS NOT NULL") is not None, what="a node is heard")
+            yield
         finally:
             self.trunkline("down", "--hang-up")
 
@@ -126,6 +122,7 @@ class Site:
         invited, carried, heard = len(side.invites), len(side.calls), len(side.packets)
         refused = self._network.refused()
         done = self._run("call", to, "--agent", "bot", "--from", from_number, "--wait")
+        assert done.stdout, done.stderr
         attempt = self._attempt_of(done.stdout.split("\n")[0])
         return NatCall(
             attempt=attempt,
@@ -150,24 +147,33 @@ class Site:
         by_socket = rf"@/\2?host={self.home / 'postgres'}&port=\1"
         return re.sub(r"@127\.0\.0\.1:(\d+)/(.*)", by_socket, url.get_secret_value())
 
+    def _start_agent(self) -> None:
+        """It stays until the site is left: what it needs of a home that is up is where it was before."""
+        host, port = "127.0.0.1", 9092
+        self.trunkline("agent", "create", "bot", "--connect", f"audiosocket://{host}:{port}")
+        log = self._undo.enter_context(self._agent_log.open("w"))
+        words = ("-m", "deploy.agent", "--host", host, "--port", str(port), "--listen-seconds", "30")
+        agent = self._undo.enter_context(self._process(INSIDE, *words, stderr=log))
+        assert agent.stdout is not None
+        assert agent.stdout.readline()
+
     @property
     def _agent_log(self) -> Path:
         return self._directory / "agent.log"
 
     def _attempt_of(self, call_id: str) -> dict[str, Any]:
         """The last one: an earlier one may have been withdrawn."""
-        query = "SELECT * FROM attempts WHERE call_id = %s ORDER BY id DESC LIMIT 1"
-        with psycopg.connect(self.database_url, row_factory=dict_row) as connection:
-            row = connection.execute(query, [call_id]).fetchone()
-        assert row
+        row = self._row("SELECT * FROM attempts WHERE call_id = %s ORDER BY id DESC LIMIT 1", call_id)
+        assert row is not None
         return row
 
-    def _heard_by_agent(self, attempt_id: object) -> float:
-        def line() -> str | None:
-            said = self._agent_log.read_text().splitlines()
-            return next((line for line in said if f"attempt={attempt_id}" in line), None)
+    def _row(self, query: LiteralString, *parameters: str) -> dict[str, Any] | None:
+        with psycopg.connect(self.database_url, row_factory=dict_row) as connection:
+            return connection.execute(query, parameters).fetchone()
 
-        found = re.search(r"heard_seconds=([\d.]+)", until(line, what="the agent's word") or "")
+    def _heard_by_agent(self, attempt_id: object) -> float:
+        line = re.compile(rf"attempt={attempt_id} .*heard_seconds=([\d.]+)\n")
+        found = until(lambda: line.search(self._agent_log.read_text()), what="the agent's word")
         assert found
         return float(found[1])
 
