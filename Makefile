@@ -6,7 +6,7 @@ ARGS ?=
 NAME ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint docs bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -25,6 +25,9 @@ lint: setup ## ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+docs: setup ## write the README's table of explanations anew, from models/explanations.py
+	@$(BIN)/python -m models.explanations README.md
 
 bench: setup ## measure (NAME=... picks one)
 	@$(BIN)/python -m tests.bench $(NAME)

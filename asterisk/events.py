@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from asterisk.connection import AmiMessage
-from models.sightings import Sight, Sighting
+from models.sightings import AtTheEnd, Sight, Sighting
 
 _MOST_REMEMBERED = 50_000
 _REDIRECTED = 23  # Q.850, redirected to new destination
@@ -55,6 +55,9 @@ class Interpreter:
                 return self._sighting(event, "Uniqueid", Sight.CALLEE_HUNG_UP)
             case "UserEvent" if event.get("UserEvent") == "AgentLeg":
                 return self._sighting(event, "Uniqueid", Sight.AGENT_LEG, text=event.get("status"))
+            case "UserEvent" if event.get("UserEvent") == "CallEnd":
+                sighting = self._sighting(event, "Uniqueid", Sight.ENDING)
+                return replace(sighting, at_the_end=_at_the_end(event)) if sighting else None
             case "Hangup":
                 return self._hangup(event)
             case _:
@@ -111,6 +114,36 @@ class Interpreter:
             return datetime.fromtimestamp(float(event.get("Timestamp")), UTC)
         except ValueError:
             return self._now()
+
+
+def _at_the_end(event: AmiMessage) -> AtTheEnd:
+    """What the hangup handler says; all but the Call-ID is of an answered call only."""
+    counted = dict(pair.split("=", 1) for pair in event.get("rtcp").split(";") if "=" in pair)
+    return AtTheEnd(
+        sip_call_id=event.get("callid") or None,
+        rx_packets=_count(counted.get("rxcount", "")),
+        tx_packets=_count(counted.get("txcount", "")),
+        rx_lost=_count(counted.get("lp", "")),
+        tx_lost=_count(counted.get("rlp", "")),
+        codec=event.get("codec").strip("()") or None,
+        media_address=event.get("remote") or None,
+        agent_status=event.get("leg") or None,
+        hangup_by="limit" if _struck(event.get("left")) else "agent" if event.get("ended") == "agent" else None,
+    )
+
+
+def _struck(left: str) -> bool:
+    """Whether no time was left of TIMEOUT(absolute); a plain 0 is one that is not set (func_timeout.c)."""
+    try:
+        return left != "0" and float(left) <= 0
+    except ValueError:
+        return False
+
+
+def _count(text: str) -> int | None:
+    """Packets; a far side that reports a negative loss (RFC 3550, 6.4.1) shows as one beyond all counting."""
+    number = _number(text)
+    return number if number is not None and number < 1 << 31 else None
 
 
 def _number(text: str) -> int | None:

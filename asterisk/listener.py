@@ -28,6 +28,7 @@ from asterisk.events import Interpreter
 from asterisk.link import Down, Link, Up
 from asterisk.reconcile import Reconciler, written_down
 from models import ledger
+from models.ledger import Recorded
 from models.roles import BEAT_SECONDS, Role, hold
 from models.settings import Node, Settings
 from models.sightings import Attempt, Sight, Sighting, frees_after_cancel
@@ -104,10 +105,16 @@ class Listener:
     def _register(self, role: Role) -> None:
         with role.connection.begin():
             role.connection.exec_driver_sql(
-                "INSERT INTO nodes (name, max_calls, listener_epoch) VALUES (%(name)s, %(max_calls)s, %(epoch)s)"
-                " ON CONFLICT (name) DO UPDATE SET max_calls = excluded.max_calls,"
+                "INSERT INTO nodes (name, max_calls, listener_epoch, sip_address)"
+                " VALUES (%(name)s, %(max_calls)s, %(epoch)s, %(sip_address)s)"
+                " ON CONFLICT (name) DO UPDATE SET max_calls = excluded.max_calls, sip_address = excluded.sip_address,"
                 " listener_epoch = excluded.listener_epoch, heard_at = NULL, listening_since = NULL",
-                {"name": self._node.name, "max_calls": self._node.max_calls, "epoch": role.epoch},
+                {
+                    "name": self._node.name,
+                    "max_calls": self._node.max_calls,
+                    "epoch": role.epoch,
+                    "sip_address": self._settings.sip_address or self._settings.external_address,
+                },
             )
 
     def _hear_again(self, role: Role, link: Link, reconciler: Reconciler) -> bool:
@@ -150,30 +157,35 @@ class Listener:
         if not self._unwritten:
             return
         try:
-            over = self._record(role, self._unwritten)
+            recorded = self._record(role, self._unwritten)
         except (IntegrityError, DataError):
-            over = self._record_singly(role)
+            recorded = self._record_singly(role)
         except OperationalError as error:
             if not isinstance(error.orig, DeadlockDetected):
                 raise
-            over = self._record(role, self._unwritten)  # of two that waited for each other the other one is through
+            recorded = self._record(role, self._unwritten)  # of two that waited for each other the other one is through
         self._unwritten.clear()
-        self._free(over)
+        self._free(recorded.over)
+        if recorded.news:
+            self._slots.wake()
 
-    def _record(self, role: Role, seen: Sequence[Sighting]) -> list[Attempt]:
+    def _record(self, role: Role, seen: Sequence[Sighting]) -> Recorded:
         with role.connection.begin():
             complete = [*self._missed(role, seen), *self._trusted(role, seen)]
             return ledger.record(role.connection, complete, timer_b=self._settings.timer_b)
 
-    def _record_singly(self, role: Role) -> list[Attempt]:
+    def _record_singly(self, role: Role) -> Recorded:
         """What the ledger refuses of one attempt, which is a fault of ours, does not hold up the others."""
         over: list[Attempt] = []
+        news = False
         for attempt_id in dict.fromkeys(sighting.attempt_id for sighting in self._unwritten):
             try:
-                over += self._record(role, [s for s in self._unwritten if s.attempt_id == attempt_id])
+                recorded = self._record(role, [s for s in self._unwritten if s.attempt_id == attempt_id])
+                over += recorded.over
+                news = news or recorded.news
             except (IntegrityError, DataError) as error:
                 logger.error("sightings_refused", attempt=str(attempt_id), error=type(error.orig).__name__)
-        return over
+        return Recorded(over=over, news=news)
 
     def _missed(self, role: Role, seen: Sequence[Sighting]) -> list[Sighting]:
         """Of channels made before we listened that have ended now: Asterisk's own word, their answer may be among it."""

@@ -48,6 +48,7 @@ _CALLER_ID = re.compile(r"\+[1-9][0-9]{6,14}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,79}")  # no functions: NAME(...) would run one
 _VALUE = re.compile(r"[^,;\"'\\\x00-\x1f\x7f-\x9f]*")  # Asterisk splits at , and ; and eats quotes and backslashes
 _MOST_VARIABLES = 64
+_AT_THE_END = r"trunkline-end\,s\,1"  # a Variable is split at its commas, but not at these
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,7 @@ class Originate:
     `attempt_id` becomes ActionID, ChannelId and the AOR that Asterisk looks up in the ledger: no dialled number is on the
     line. `caller_id` is a registered number in E.164 with `+`. The call is ended `ring_timeout + longest_call` after the
     channel was made. `mark_family` names the family of Asterisk's own database where the mark is written with the channel.
+    A hangup handler is pushed as well: it runs at every end, before the Hangup event, and says what Asterisk knows then.
     """
 
     attempt_id: UUID
@@ -70,7 +72,8 @@ class Originate:
     mark_family: str
     send_at: float = -math.inf  #: by `time.monotonic()`; not before
     too_late_at: float = math.inf  #: from then on it is `TooLate`
-    spacing: timedelta = timedelta(0)  #: at least so long after the last one to this endpoint really left
+    line: str = ""  #: whose calls a second it counts among
+    spacing: timedelta = timedelta(0)  #: at least so long after the last one of this line really left
 
     def headers(self) -> list[tuple[str, str]]:
         """The header lines, checked. Raises `NeverSent`, naming the field and never its value."""
@@ -93,6 +96,7 @@ class Originate:
         variables = {
             "TIMEOUT(absolute)": str(math.ceil((self.ring_timeout + self.longest_call) / timedelta(seconds=1))),
             f"DB({self.mark_family}/{attempt})": "1",
+            "CHANNEL(hangup_handler_push)": _AT_THE_END,
             **self.variables,
         }
         if len(variables) > _MOST_VARIABLES:
@@ -129,7 +133,7 @@ class AmiPool:
         self._portal: BlockingPortal | None = None
         self._closed = False
         self._connections: dict[tuple[str, Login], AmiConnection] = {}
-        self._last_sent: dict[str, float] = {}  # by endpoint; loop time
+        self._last_sent: dict[str, float] = {}  # by line; loop time
         self._patient_until: dict[AmiConnection, float] = {}  # loop time
 
     def __enter__(self) -> Self:
@@ -241,9 +245,9 @@ class AmiPool:
     async def _its_turn(self, order: Originate) -> None:
         """One that leaves late pushes back those behind it, instead of letting them catch up. Raises `TooLate`."""
         while (now := time.monotonic()) < order.too_late_at:
-            due = max(order.send_at, self._last_sent.get(order.endpoint, -math.inf) + order.spacing.total_seconds())
+            due = max(order.send_at, self._last_sent.get(order.line, -math.inf) + order.spacing.total_seconds())
             if now >= due:
-                self._last_sent[order.endpoint] = now
+                self._last_sent[order.line] = now
                 return
             await asyncio.sleep(due - now)
         raise TooLate("its turn has passed")

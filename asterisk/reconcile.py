@@ -28,7 +28,8 @@ from sqlalchemy import Connection
 from asterisk.link import Link
 from asterisk.marks import mark_family
 from models import ledger
-from models.outcome import Disposition, explain
+from models.explanations import Ending, Verdict, explain
+from models.outcome import Disposition
 from models.settings import Settings
 from models.sightings import Attempt, Sight, Sighting
 from models.statements import statement
@@ -109,7 +110,7 @@ class Reconciler:
             return []
         found = self._find(ids)
         with self._connection.begin():
-            over = ledger.record(self._connection, found.sightings, timer_b=self._settings.timer_b)
+            over = ledger.record(self._connection, found.sightings, timer_b=self._settings.timer_b).over
             started_at = self._connection.exec_driver_sql(
                 "SELECT started_at FROM nodes WHERE name = %(node)s", {"node": self._node}
             ).scalar()
@@ -120,7 +121,7 @@ class Reconciler:
             )
         if missing or over:
             logger.info("looked_up", node=self._node, attempts=len(ids), live=len(found.live), missing=len(missing))
-        return over
+        return list(over)
 
     def _verdict(self, row: Attempt, found: _Found, started_at: datetime | None) -> ledger.Change:
         """On an attempt that has neither a channel nor an outcome."""
@@ -135,7 +136,7 @@ class Reconciler:
             row,
             status=Status.WITHDRAWN,
             disposition=Disposition.CANCELED.value if row.stop_requested_at else None,
-            explanation="Claimed, but Asterisk never made a channel for it: given back after a second look.",
+            explanation=explain(Ending(why=Verdict.NO_CHANNEL)),
             ended_at=now,
             hold_until=now + SECOND_LOOK_AFTER,
         )
@@ -150,7 +151,7 @@ class Reconciler:
         found = self._find(ids)
         now = datetime.now(UTC)
         with self._connection.begin():
-            over = ledger.record(self._connection, found.sightings, timer_b=self._settings.timer_b)
+            over = ledger.record(self._connection, found.sightings, timer_b=self._settings.timer_b).over
             still = [
                 row for row in ledger.lock_attempts(self._connection, ids).values() if row.status is Status.WITHDRAWN
             ]
@@ -160,7 +161,7 @@ class Reconciler:
             ledger.write(self._connection, [_lost(row, now, hold_until=hold_until) for row in lost])
             ledger.give_back(self._connection, [row.id for row in gone])
         logger.info("looked_again", node=self._node, attempts=len(ids), given_back=len(gone), lost=len(lost))
-        return over + gone
+        return [*over, *gone]
 
     def _find(self, ids: Sequence[UUID]) -> _Found:
         """Channels first, then CEL, then marks: what ends in between is found by the later look."""
@@ -209,7 +210,7 @@ def _lost(row: Attempt, now: datetime, *, hold_until: datetime) -> ledger.Change
             row,
             status=Status.UNKNOWN,
             disposition=Disposition.LOST.value,
-            explanation=explain(Disposition.LOST),
+            explanation=explain(Ending(why=Disposition.LOST)),
             ended_at=now,
             hold_until=hold_until,
         )

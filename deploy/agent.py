@@ -10,7 +10,8 @@ of which is the id of the attempt. Who is on the line is a row of the view `call
 **The two directions differ.** Dialled with `c(ulaw)`, Asterisk 22 sends G.711 u-law, 160 bytes for 20 ms,
 as kind 0x10; what it receives as that kind it takes for signed linear, 16 bits, 8 kHz, little endian, 320
 bytes for 20 ms, whatever was dialled (ast_audiosocket_receive_frame_with_hangup in res/res_audiosocket.c),
-and encodes it itself. u-law sent to it is heard as noise.
+and encodes it itself. u-law sent to it is heard as noise. A key that the person presses is a frame of kind 0x03 with one
+character, whether the carrier sent it as RFC 4733 or as INFO.
 
 Whatever goes wrong ends one call at most: without a database there is no name, a peer that disconnects is
 normal, one that speaks something else is closed. `python -m deploy.agent --port 9092` runs it.
@@ -76,6 +77,7 @@ class Conversation:
     person: Person | None = None
     by_name: bool = False
     heard_seconds: float = 0.0
+    keys: str = field(default="", repr=False)  #: that the person pressed; a PIN may be among them
 
 
 def frame(kind: int, payload: bytes = b"") -> bytes:
@@ -187,7 +189,9 @@ class ExampleAgent:
                     return
                 if kind not in {AUDIO, DTMF}:
                     raise NotAudioSocket(f"a frame of kind {kind:#04x}")
-                if kind == AUDIO:
+                if kind == DTMF:
+                    call.keys += payload.decode("ascii", errors="replace")
+                else:
                     call.heard_seconds += len(payload) / ULAW_BYTES_A_SECOND
 
     async def _look_up(self, attempt_id: UUID) -> Person | None:

@@ -14,10 +14,13 @@ from models.logs import configure
 from models.settings import Settings
 from models.slots import Slots, connect
 from scheduler.leader import Leader
+from scheduler.prober import Prober
 from workers.app import make_app
 from workers.publish import Publisher
 
 logger = structlog.get_logger(__name__)
+
+_PROBER_STOPS_SECONDS = 5.0
 
 
 def stop_on_signals() -> threading.Event:
@@ -29,9 +32,17 @@ def stop_on_signals() -> threading.Event:
 
 
 def run_scheduler(settings: Settings) -> None:
-    """Leads, or stands by for whoever leads."""
+    """Leads, or stands by for whoever leads; beside it, and apart from it, gateways are probed."""
     configure(settings.log_level)
-    Leader(settings, _redis_url(settings), Publisher(make_app(settings))).run(stop_on_signals())
+    leader, stop = Leader(settings, _redis_url(settings), Publisher(make_app(settings))), stop_on_signals()
+    # a daemon: whatever may hold it up, the process ends when the leader does
+    prober = threading.Thread(target=Prober(settings).run, args=(stop,), name="prober", daemon=True)
+    prober.start()
+    try:
+        leader.run(stop)
+    finally:
+        stop.set()
+        prober.join(timeout=_PROBER_STOPS_SECONDS)
 
 
 def run_listener(settings: Settings, node_name: str) -> None:

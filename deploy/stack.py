@@ -134,6 +134,8 @@ class Stack:
             external_address=reach.external_address,
             local_networks=reach.local_networks,
             dialplan_file=self.settings.dialplan_file,
+            authorities=self.settings.ca_file,
+            nameserver=self.settings.nameserver,
         )
         asterisk.prepare()
         yield asterisk.part()

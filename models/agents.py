@@ -23,6 +23,9 @@ _CONTEXT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,78}")  # AST_MAX_CONTEXT is 
 _EXTEN = re.compile(r"[A-Za-z0-9*#+][A-Za-z0-9*#+_.-]{0,78}")  # one that starts with _ is a pattern
 _SOUND = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
 _SOUND_LIMIT = 200
+DEFAULT_FALLBACK = "sorry&goodbye"
+"""What a person hears whom the agent does not reach, of Asterisk's core sounds: "We're sorry. Goodbye!"."""
+
 _FORMS = "audiosocket://HOST:PORT, dialplan://CONTEXT/EXTEN or playback://SOUND"
 
 
@@ -75,15 +78,20 @@ def parse_connect(text: str) -> Connect:
                 )
             return Connect(kind=Kind.DIALPLAN, parts=(context, exten))
         case Kind.PLAYBACK:
-            if not _SOUND.fullmatch(rest) or len(rest) > _SOUND_LIMIT:
-                raise Invalid(
-                    "connect",
-                    "must be playback://SOUND: a sound without its extension, such as demo-congrats or mine/hello,"
-                    f" of letters, digits, _ - and /, at most {_SOUND_LIMIT}",
-                )
-            return Connect(kind=Kind.PLAYBACK, parts=(rest,))
+            return Connect(kind=Kind.PLAYBACK, parts=(check_sound(rest, field="connect", form="playback://SOUND"),))
         case _:
             raise Invalid("connect", f"must be {_FORMS}")
+
+
+def check_sound(text: str, *, field: str, form: str = "SOUND") -> str:
+    """A sound of Asterisk's. Raises `Invalid`, naming `field`."""
+    if not _SOUND.fullmatch(text) or len(text) > _SOUND_LIMIT:
+        raise Invalid(
+            field,
+            f"must be {form}: a sound without its extension, such as demo-congrats or mine/hello,"
+            f" of letters, digits, _ - and /, at most {_SOUND_LIMIT}",
+        )
+    return text
 
 
 def host_and_port(text: str, *, field: str) -> tuple[str, int | None]:

@@ -13,12 +13,18 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import structlog
 from sqlalchemy import Connection
 
+from models import contexts
+from models.explanations import Ending, Verdict, explain, needs_context
+from models.gateways import FIRST_REST, LONGEST_REST, REST_AFTER, Sign, may_fail_over, sign_of
 from models.outcome import Disposition
-from models.sightings import Attempt, Sighting, after
+from models.sightings import Attempt, Sighting, after, ending_of, reached_agent
 from models.statements import statement
 from models.statuses import ENDS, Status
+
+logger = structlog.get_logger(__name__)
 
 VOID_AFTER = timedelta(seconds=30)
 """A grant that was not claimed by then is void."""
@@ -51,6 +57,25 @@ class Grant:
     node: str
     dialed_number: str
     from_number: str
+    tried_gateways: tuple[UUID, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HandOver:
+    """An attempt that is over and whose slot waits for the next gateway's; it is locked, and so is its call."""
+
+    id: UUID
+    call_id: UUID
+    campaign_id: UUID | None
+    trunk_id: UUID
+    gateway_id: UUID
+    tried_gateways: Sequence[UUID]
+    node: str
+    phone_number: str
+    dialed_number: str
+    from_number: str
+    never_left: bool  #: Asterisk could not place it: without another gateway it is tried again, not over
+    waits: bool  #: false when its call was canceled or its campaign paused meanwhile
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +89,8 @@ class Claim:
     from_number: str
     max_calls_per_second: float
     connect: str  #: the agent's URI
+    fallback: str | None  #: its sound for a person whom it does not reach; None: the default
+    max_call_seconds: int | None  #: its longest call; None: the settings'
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +100,16 @@ class Change:
     attempt: Attempt
     follow: bool = True
     delay: timedelta = timedelta(0)
+    hands_over: bool = False  #: its call goes to the next gateway, and its slot waits for that
+    sign: Sign | None = None  #: of its gateway
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recorded:
+    """What a batch of sightings ended."""
+
+    over: Sequence[Attempt]  #: their slots are to be freed after the commit
+    news: bool = False  #: a call waits for the next gateway, or a gateway rests: the leader is to be told
 
 
 def pick_campaign_calls(connection: Connection, wanted: Mapping[UUID, int]) -> list[DueCall]:
@@ -92,7 +129,9 @@ def pick_single_calls(connection: Connection, from_numbers: Collection[str], wan
 
 def grant(connection: Connection, grants: Sequence[Grant]) -> None:
     """Writes the attempts of calls picked in this transaction: scheduled → queued."""
-    ids, calls, campaigns, trunks, gateways, nodes, dialed, from_numbers = zip(*map(astuple, grants), strict=True)
+    ids, calls, campaigns, trunks, gateways, nodes, dialed, from_numbers, tried = zip(
+        *map(astuple, grants), strict=True
+    )
     connection.exec_driver_sql(
         statement("grant"),
         {
@@ -104,7 +143,16 @@ def grant(connection: Connection, grants: Sequence[Grant]) -> None:
             "nodes": list(nodes),
             "dialed_numbers": list(dialed),
             "from_numbers": list(from_numbers),
+            # Postgres knows no list of lists of different lengths
+            "tried_gateways": ["{" + ",".join(map(str, before)) + "}" for before in tried],
         },
+    )
+
+
+def refuse(connection: Connection, explanations: Mapping[UUID, str]) -> None:
+    """Ends calls picked in this transaction that may not be made: scheduled → failed, not-placed."""
+    connection.exec_driver_sql(
+        statement("refuse_calls"), {"ids": list(explanations.keys()), "explanations": list(explanations.values())}
     )
 
 
@@ -140,16 +188,25 @@ def write(connection: Connection, changes: Sequence[Change]) -> None:
             ("ringing_at", "ringing_ats"),
             ("answered_at", "answered_ats"),
             ("ended_at", "ended_ats"),
+            ("sip_call_id", "sip_call_ids"),
+            ("rx_packets", "rx_packets"),
+            ("tx_packets", "tx_packets"),
+            ("rx_lost", "rx_lost"),
+            ("tx_lost", "tx_lost"),
+            ("codec", "codecs"),
+            ("media_address", "media_addresses"),
         )
     }
     columns["statuses"] = [change.attempt.status.value for change in changes]
     columns["follows"] = [change.follow for change in changes]
     columns["delays"] = [change.delay for change in changes]
+    columns["hands_overs"] = [change.hands_over for change in changes]
+    columns["signs"] = [change.sign for change in changes]
     connection.exec_driver_sql(statement("write_attempts"), {**columns, "place_limit": PLACE_LIMIT})
 
 
-def record(connection: Connection, sightings: Iterable[Sighting], *, timer_b: timedelta) -> list[Attempt]:
-    """Writes what was seen; returns the attempts that are over by it, whose slots are to be freed after the commit.
+def record(connection: Connection, sightings: Iterable[Sighting], *, timer_b: timedelta) -> Recorded:
+    """Writes what was seen; says what is over by it.
 
     Anyone may write what was seen, since every write is conditional. Sightings of ids that are not
     attempts (an agent's leg, somebody else's call) are passed over.
@@ -160,12 +217,17 @@ def record(connection: Connection, sightings: Iterable[Sighting], *, timer_b: ti
     changes: list[Change] = []
     over: list[Attempt] = []
     revived: list[Attempt] = []
-    for attempt_id, row in lock_attempts(connection, by_attempt).items():
+    undelivered: list[UUID] = []
+    met: list[Attempt] = []
+    rows = lock_attempts(connection, by_attempt)
+    for attempt_id, row in rows.items():
         new = after(row, by_attempt[attempt_id], timer_b=timer_b)
         if new == row or replace(new, channel_at=row.channel_at) == row:
             continue  # that a channel was made is in Asterisk's CEL and mark already: not worth a write of its own
         if row.status is Status.WITHDRAWN and new.status is not Status.WITHDRAWN:
             revived.append(new)
+        if reached_agent(row) is None and reached_agent(new) is not None:
+            met.append(new)
         is_new = new.status is not row.status
         withdrawn = new.status is Status.WITHDRAWN
         # what is learned of a withdrawn attempt gives its call back neither again nor before the second look
@@ -174,8 +236,10 @@ def record(connection: Connection, sightings: Iterable[Sighting], *, timer_b: ti
                 attempt=new,
                 follow=is_new or not withdrawn,
                 delay=PLACE_AGAIN_AFTER if withdrawn else timedelta(0),
+                sign=sign_of(row, new),
             )
         )
+        undelivered += [new.id] if may_fail_over(row, new) else []
         if is_new and (new.status in ENDS or withdrawn):
             over.append(new)
     if revived:
@@ -184,8 +248,69 @@ def record(connection: Connection, sightings: Iterable[Sighting], *, timer_b: ti
             statement("lock_calls"), {"ids": [change.attempt.call_id for change in changes]}
         )
         over += _take_back_calls(connection, revived, {row.id: row.current_attempt_id for row in locked})
-    write(connection, changes)
-    return over
+    handing_over = _can_hand_over(connection, undelivered)
+    explained = _explained(connection, changes, rows)
+    write(connection, [replace(change, hands_over=change.attempt.id in handing_over) for change in explained])
+    rests = _count_failures(connection, [change.attempt.id for change in changes if change.sign is Sign.FAILED])
+    if met:
+        _count_unreached(connection, met)
+    return Recorded(over=[row for row in over if row.id not in handing_over], news=rests or bool(handing_over))
+
+
+def _can_hand_over(connection: Connection, undelivered: Sequence[UUID]) -> Collection[UUID]:
+    if not undelivered:
+        return ()
+    return frozenset(connection.exec_driver_sql(statement("can_hand_over"), {"ids": list(undelivered)}).scalars())
+
+
+def _count_failures(connection: Connection, failed: Sequence[UUID]) -> bool:
+    """Puts down what has failed to its gateways, and lets those rest that keep failing; whether one does from now on."""
+    if not failed:
+        return False
+    connection.exec_driver_sql(statement("know_gateways"), {"ids": list(failed)})
+    counted = connection.exec_driver_sql(
+        statement("gateway_failed"),
+        {"ids": list(failed), "rest_after": REST_AFTER, "first_rest": FIRST_REST, "longest_rest": LONGEST_REST},
+    )
+    tired = [row for row in counted if row.tires]
+    for row in tired:
+        logger.warning(
+            "gateway_rests",
+            gateway=str(row.gateway_id),
+            until=row.rests_until.isoformat(timespec="seconds"),
+            failures=row.failures,
+            last=row.disposition,
+        )
+    return bool(tired)
+
+
+def _explained(connection: Connection, changes: Sequence[Change], rows: Mapping[UUID, Attempt]) -> list[Change]:
+    """Says again, with what is known of its trunk, what is said of an attempt only now. One query a batch, mostly none."""
+    endings: dict[UUID, Ending] = {}
+    for change in changes:
+        ending = ending_of(change.attempt)
+        is_news = change.attempt.explanation != rows[change.attempt.id].explanation
+        if ending and is_news and needs_context(ending):
+            endings[change.attempt.id] = ending
+    around = contexts.of_attempts(connection, endings)
+
+    def explained(row: Attempt) -> Attempt:
+        ending = endings.get(row.id)
+        return replace(row, explanation=explain(ending, around.get(row.id))) if ending else row
+
+    return [replace(change, attempt=explained(change.attempt)) for change in changes]
+
+
+def _count_unreached(connection: Connection, met: Sequence[Attempt]) -> None:
+    """Of attempts whose answered callers met their agent, or did not: each agent's failures in a row."""
+    connection.exec_driver_sql(
+        statement("count_unreached"),
+        {
+            "calls": [row.call_id for row in met],
+            "reached": [bool(reached_agent(row)) for row in met],
+            "answered_ats": [row.answered_at for row in met],
+        },
+    )
 
 
 def _take_back_calls(connection: Connection, alive: Sequence[Attempt], current: Mapping[UUID, UUID]) -> list[Attempt]:
@@ -197,7 +322,7 @@ def _take_back_calls(connection: Connection, alive: Sequence[Attempt], current: 
     newer = [current[row.call_id] for row in alive if current[row.call_id] != row.id]
     queued = connection.exec_driver_sql(statement("lock_queued_attempts"), {"ids": newer}).scalars().all()
     withdrawn = [
-        replace(row, status=Status.WITHDRAWN, explanation="An earlier attempt of this call turned out to live.")
+        replace(row, status=Status.WITHDRAWN, explanation=explain(Ending(why=Verdict.OVERTAKEN)))
         for row in lock_attempts(connection, queued).values()
     ]
     write(connection, [Change(attempt=row, follow=False) for row in withdrawn])
@@ -263,3 +388,20 @@ def give_back(connection: Connection, attempt_ids: Iterable[UUID]) -> list[UUID]
     ]
     write(connection, [Change(attempt=replace(row, hold_until=None)) for row in rows])
     return [row.id for row in rows]
+
+
+def lock_hand_overs(connection: Connection, most: int) -> list[HandOver]:
+    """Attempts whose slot waits for the next gateway, each to be granted anew or given to `end_hand_overs`."""
+    rows = connection.exec_driver_sql(statement("hand_overs"), {"most": most})
+    return [HandOver(**row) for row in rows.mappings()]
+
+
+def end_hand_overs(connection: Connection, again: Mapping[UUID, bool]) -> None:
+    """Ends the waiting of these attempts.
+
+    The call of each, if it was not granted anew, is due again where the value is true; else it ends as the attempt did.
+    """
+    connection.exec_driver_sql(
+        statement("end_hand_overs"),
+        {"ids": list(again.keys()), "again": list(again.values()), "delay": PLACE_AGAIN_AFTER},
+    )

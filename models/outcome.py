@@ -1,4 +1,4 @@
-"""What was seen of an attempt → its status, its disposition and a sentence for the operator.
+"""What was seen of an attempt → its status and its disposition; what is said of them is in `models.explanations`.
 
 The only place that gives statuses to endings. Precedence: answered, then our own stop, then the SIP
 status (Asterisk's TechCause), then the Q.850 cause that Asterisk derives from it; the carrier's own
@@ -38,25 +38,6 @@ class Disposition(StrEnum):
 
 
 D = Disposition
-
-_SENTENCES = {
-    D.AGENT_UNREACHABLE: "The person answered, but the agent could not be reached: see that it runs at the address of the agent.",
-    D.BUSY: "The line was busy: try again later.",
-    D.INVALID_NUMBER: "The carrier says that this number does not exist or is incomplete: correct it, or take it off the list.",
-    D.AUTH_FAILED: "The carrier refused our credentials: check the trunk's username and password.",
-    D.FORBIDDEN: "The carrier forbids this call: check that it allows our address, this caller ID and this destination.",
-    D.REJECTED: "The call was declined by the carrier or by the person called.",
-    D.CODEC_MISMATCH: "The carrier accepts none of the codecs offered: check the trunk's `allow` and its encryption.",
-    D.CONGESTION: "The carrier has no line free, or its address cannot be reached: check the gateway, or lower the trunk's limits.",
-    D.GATEWAY_ERROR: "The carrier's gateway reports an error of its own: try again later, or tell the carrier.",
-    D.GATEWAY_UNREACHABLE: "The gateway did not answer at all: check its address and port, and that no firewall drops SIP.",
-    D.REDIRECTED: "The carrier redirects to another address, which is never followed: ask it for the right gateway.",
-    D.NOT_PLACED: "Asterisk could not place the call: check that the trunk is on and that RTP ports are free.",
-    D.POISON: "Three workers died with this call in hand, so it was set aside: see the workers' log.",
-    D.CANCELED: "Stopped by an operator.",
-    D.EXPIRED: "Its time was over before it was dialled.",
-    D.LOST: "Its end was not seen and cannot be known: decide whether to call again.",
-}
 
 # RFC 3261, section 21, and RFC 8197 (607), RFC 8688 (608)
 _BY_SIP = {
@@ -111,21 +92,6 @@ class Evidence:
 class Outcome:
     status: Status
     disposition: Disposition
-    explanation: str
-
-
-def explain(disposition: Disposition, *, rang: bool = False, sip_code: int | None = None) -> str:
-    """A sentence that says what happened and what to do about it."""
-    match disposition:
-        case D.ANSWERED:
-            return "Answered."
-        case D.NO_ANSWER:
-            sentence = "It rang and nobody answered: try again later." if rang else (
-                "Nobody answered, and no ringing was heard: the phone may be off, or the carrier gave up."
-            )  # fmt: skip
-        case _:
-            sentence = _SENTENCES[disposition]
-    return f"{sentence} (SIP {sip_code})" if sip_code else sentence
 
 
 def classify(seen: Evidence, *, timer_b: timedelta) -> Outcome:
@@ -135,11 +101,7 @@ def classify(seen: Evidence, *, timer_b: timedelta) -> Outcome:
     after nothing at all was heard.
     """
     status, disposition = _decide(seen, timer_b)
-    return Outcome(
-        status=status,
-        disposition=disposition,
-        explanation=explain(disposition, rang=seen.rang, sip_code=None if seen.answered else seen.sip_code),
-    )
+    return Outcome(status=status, disposition=disposition)
 
 
 def _decide(seen: Evidence, timer_b: timedelta) -> tuple[Status, Disposition]:

@@ -25,6 +25,7 @@ from sqlalchemy import Connection, NullPool, create_engine
 from models.database import connect_arguments, database_url, sqlalchemy_url
 from models.settings import Settings
 
+SCHEDULER = "trunkline-scheduler"
 LOST_AFTER_MS = 6000
 BEAT_SECONDS = 2.0
 _TRY_EVERY_SECONDS = 1.0
@@ -71,11 +72,29 @@ def hold(settings: Settings, name: str, stop: threading.Event) -> Iterator[Role 
         engine.dispose()
 
 
+def is_held(connection: Connection, name: str) -> bool:
+    """Whether anybody holds the role now; for people, since it may change in the next moment."""
+    space, role = _key(name)
+    return bool(
+        connection.exec_driver_sql(
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            " AND classid::bigint = %(space)s AND objid::bigint = %(role)s)",
+            {"space": space, "role": role % 2**32},  # an oid has no sign
+        ).scalar_one()
+    )
+
+
+def _key(name: str) -> tuple[int, int]:
+    """The two numbers of the advisory lock, each of 32 bits."""
+    return 0x74726C, zlib.crc32(name.encode()) - 2**31
+
+
 def _try_lock(connection: Connection, name: str) -> bool:
+    space, role = _key(name)
     with connection.begin():
         return bool(
             connection.exec_driver_sql(
-                "SELECT pg_try_advisory_lock(%(space)s, %(role)s)",
-                {"space": 0x74726C, "role": zlib.crc32(name.encode()) - 2**31},
+                "SELECT pg_try_advisory_lock(%(space)s, %(role)s)", {"space": space, "role": role}
             ).scalar_one()
         )

@@ -280,4 +280,5 @@ campaign_status = Table(
         )
     ),
     Column("updated_at", _when),
+    Column("pause_reason", Text),
 )

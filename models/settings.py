@@ -7,6 +7,7 @@ command typed in another shell finds the embedded parts.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from models.addresses import RtpPorts, SipBind, check_external_address, local_ne
 from models.errors import Invalid
 
 DEFAULT_NODE_CALLS = 200
+LONGEST_CALL_LIMIT = 86_400  #: seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,18 +124,34 @@ class Settings(BaseSettings):
     )
     sip_address: str | None = Field(default=None, description="ours, as carriers are told it; known while we are up")
     sip_port: int | None = Field(default=None, description="the port of the same")
+    ca_file: Path | None = Field(
+        default=None, description="the authorities trusted over TLS, instead of the machine's (embedded Asterisk)"
+    )
+    nameserver: str | None = Field(
+        default=None, description="ADDRESS[@PORT] that resolves gateways' names, instead of the machine's (embedded)"
+    )
     dialplan_file: Path | None = Field(
         default=None, description="a dialplan of yours, included by the embedded Asterisk"
     )
     dialplan_contexts: str = Field(default="", description="the contexts in it that an agent may name, comma-separated")
 
     ring_timeout_seconds: int = Field(default=30, ge=1, le=600)
-    longest_call_seconds: int = Field(default=3600, ge=1, le=86_400)
+    longest_call_seconds: int = Field(default=3600, ge=1, le=LONGEST_CALL_LIMIT)
     lost_call_hold_seconds: int = Field(default=120, ge=1)
     sip_timer_t1_ms: int = Field(default=100, ge=100, description="below 100 Asterisk resets it")
     workers: int = Field(default=1, ge=1, le=64)
     worker_threads: int = Field(default=8, ge=1, le=256)
     log_level: str = "INFO"
+
+    @field_validator("nameserver")
+    @classmethod
+    def _address_and_port(cls, nameserver: str | None) -> str | None:
+        if nameserver is not None:
+            address, at, port = nameserver.partition("@")
+            ipaddress.ip_address(address)
+            if at and not (port.isdecimal() and 1 <= int(port) <= 65535):
+                raise ValueError("must be ADDRESS or ADDRESS@PORT")
+        return nameserver
 
     @field_validator("home", mode="after")
     @classmethod

@@ -12,7 +12,8 @@ from datetime import datetime, timedelta
 from enum import Enum, auto
 from uuid import UUID
 
-from models.outcome import Disposition, Evidence, classify, explain
+from models.explanations import Ending, explain
+from models.outcome import Disposition, Evidence, classify
 from models.statuses import DIALABLE, ENDS, Status, may_follow
 
 
@@ -22,8 +23,24 @@ class Sight(Enum):
     ANSWERED = auto()
     AGENT_LEG = auto()  #: the agent's leg ended; `text` is its DIALSTATUS
     CALLEE_HUNG_UP = auto()
+    ENDING = auto()  #: the channel is about to go; `at_the_end` is what Asterisk knew of the call by then
     ENDED = auto()  #: the channel is gone; `cause` and `sip_code` where known
     NOT_PLACED = auto()  #: Asterisk refused it and no channel was ever made, in an unbroken stream
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AtTheEnd:
+    """What Asterisk says of a call whose channel is about to go; all but the Call-ID only if it was answered."""
+
+    sip_call_id: str | None = None
+    rx_packets: int | None = None
+    tx_packets: int | None = None
+    rx_lost: int | None = None  #: as we counted
+    tx_lost: int | None = None  #: as the far side reported
+    codec: str | None = None
+    media_address: str | None = None
+    agent_status: str | None = None
+    hangup_by: str | None = None  #: limit, or agent where nobody else is known to have ended the call
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +52,7 @@ class Sighting:
     sip_code: int | None = None
     text: str | None = None
     channel_at: datetime | None = None  #: with ENDED: when its channel was made, where that was heard
+    at_the_end: AtTheEnd | None = None  #: with ENDING
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +76,17 @@ class Attempt:
     ringing_at: datetime | None = None
     answered_at: datetime | None = None
     ended_at: datetime | None = None
+    sip_call_id: str | None = None
+    rx_packets: int | None = None
+    tx_packets: int | None = None
+    rx_lost: int | None = None
+    tx_lost: int | None = None
+    codec: str | None = None
+    media_address: str | None = None
+
+
+_HANGUP_BY = ("trunkline", "agent", "limit", "operator", "callee")
+"""Who ended an answered call: of several that are known the last. A later one overrules what was concluded from less."""
 
 
 def after(row: Attempt, seen: Sequence[Sighting], *, timer_b: timedelta) -> Attempt:
@@ -78,28 +107,40 @@ def _gather(row: Attempt, seen: Sequence[Sighting]) -> Attempt:
 
     end = first.get(Sight.ENDED)
     answered_at = time_of(Sight.ANSWERED, row.answered_at)
-    hangup_by = row.hangup_by or ("callee" if Sight.CALLEE_HUNG_UP in first else None)
+    said = (first[Sight.ENDING].at_the_end if Sight.ENDING in first else None) or AtTheEnd()
+    leg = first[Sight.AGENT_LEG].text if Sight.AGENT_LEG in first else None
+    callee = "callee" if Sight.CALLEE_HUNG_UP in first else None
     return replace(
         row,
         channel_at=time_of(Sight.CHANNEL, row.channel_at or (end.channel_at if end else None)),
         ringing_at=time_of(Sight.RINGING, row.ringing_at),
         answered_at=answered_at,
-        agent_status=row.agent_status or (first[Sight.AGENT_LEG].text if Sight.AGENT_LEG in first else None),
-        hangup_by=hangup_by if answered_at else None,
+        agent_status=row.agent_status or leg or said.agent_status,
+        hangup_by=_hangup_by(row.hangup_by, callee, said.hangup_by) if answered_at else None,
         # the agent leg's own end shows as a SIP status on an answered call; it is not the carrier's
         sip_code=None if answered_at else row.sip_code or (end.sip_code if end else None),
         q850_cause=row.q850_cause if row.q850_cause is not None or end is None else end.cause,
+        sip_call_id=row.sip_call_id or said.sip_call_id,
+        rx_packets=said.rx_packets if row.rx_packets is None else row.rx_packets,
+        tx_packets=said.tx_packets if row.tx_packets is None else row.tx_packets,
+        rx_lost=said.rx_lost if row.rx_lost is None else row.rx_lost,
+        tx_lost=said.tx_lost if row.tx_lost is None else row.tx_lost,
+        codec=row.codec or said.codec,
+        media_address=row.media_address or said.media_address,
     )
+
+
+def _hangup_by(*known: str | None) -> str | None:
+    return max((who for who in known if who), key=_HANGUP_BY.index, default=None)
 
 
 def _decide(row: Attempt, facts: Attempt, seen: Sequence[Sighting], timer_b: timedelta) -> Attempt:
     end = next((sighting for sighting in seen if sighting.sight is Sight.ENDED), None)
     if row.status in ENDS:
-        if row.disposition == Disposition.NO_ANSWER and facts.ringing_at:  # its ringing was reported late
-            sentence = explain(Disposition.NO_ANSWER, rang=True, sip_code=facts.sip_code)
-            return replace(facts, explanation=sentence)
-        return facts
+        # its ringing, or its media, may have been reported late
+        return facts if ending_of(facts) == ending_of(row) else _explained(facts)
     if end is not None:
+        operator = "operator" if facts.stop_requested_at else None
         outcome = classify(
             Evidence(
                 answered=facts.answered_at is not None,
@@ -113,23 +154,24 @@ def _decide(row: Attempt, facts: Attempt, seen: Sequence[Sighting], timer_b: tim
             timer_b=timer_b,
         )
         if may_follow(row.status, outcome.status):
-            return replace(
+            over = replace(
                 facts,
                 status=outcome.status,
                 disposition=outcome.disposition.value,
-                explanation=outcome.explanation,
                 ended_at=end.at,
-                hangup_by=(facts.hangup_by or "trunkline") if facts.answered_at else None,
+                hangup_by=_hangup_by(facts.hangup_by, operator, "trunkline") if facts.answered_at else None,
                 hold_until=None,
             )
+            return _explained(over)
         return facts
     if row.status is Status.INITIATED and facts.channel_at is None and any(s.sight is Sight.NOT_PLACED for s in seen):
-        return replace(
-            facts,
-            status=Status.WITHDRAWN,
-            disposition=Disposition.NOT_PLACED.value,
-            explanation=explain(Disposition.NOT_PLACED),
-            ended_at=seen[-1].at,
+        return _explained(
+            replace(
+                facts,
+                status=Status.WITHDRAWN,
+                disposition=Disposition.NOT_PLACED.value,
+                ended_at=seen[-1].at,
+            )
         )
     alive = Status.IN_PROGRESS if facts.answered_at else Status.RINGING if facts.ringing_at else Status.INITIATED
     if row.status not in DIALABLE and not (facts.channel_at or facts.ringing_at or facts.answered_at):
@@ -139,6 +181,37 @@ def _decide(row: Attempt, facts: Attempt, seen: Sequence[Sighting], timer_b: tim
             facts = replace(facts, disposition=None, explanation=None, ended_at=None, hold_until=None)
         return replace(facts, status=alive)
     return facts
+
+
+def ending_of(row: Attempt) -> Ending | None:
+    """What is to be explained of an attempt that is over; None where nothing says why it ended."""
+    if row.disposition is None:
+        return None
+    return Ending(
+        why=Disposition(row.disposition),
+        rang=row.ringing_at is not None,
+        withdrawn=row.status is Status.WITHDRAWN,
+        sip_code=row.sip_code,
+        agent_status=row.agent_status,
+        talked=row.ended_at - row.answered_at if row.ended_at and row.answered_at else None,
+        rx_packets=row.rx_packets,
+        tx_packets=row.tx_packets,
+        rx_lost=row.rx_lost,
+        tx_lost=row.tx_lost,
+    )
+
+
+def _explained(row: Attempt) -> Attempt:
+    """By what was seen alone; the ledger says it again with what is known of the trunk."""
+    ending = ending_of(row)
+    return replace(row, explanation=explain(ending)) if ending else row
+
+
+def reached_agent(row: Attempt) -> bool | None:
+    """Whether the agent came to talk; None while that is not known, and where the callee did not wait for it."""
+    if row.answered_at is None or row.agent_status in {None, "", "CANCEL"}:
+        return None
+    return row.agent_status == "ANSWER"
 
 
 def frees_after_cancel(row: Attempt) -> bool:

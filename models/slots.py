@@ -89,6 +89,7 @@ class Scope:
 class Lease:
     attempt_id: UUID
     scopes: tuple[Scope, ...]
+    takes_over: UUID | None = None  #: the attempt before it, whose slots it gets if they are held still
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -200,6 +201,15 @@ class Slots:
         with suppress(redis.RedisError):
             self._redis.publish(WAKE, "work")
 
+    def token_in(self, kind: str, id: object) -> timedelta:
+        """Until the scope's calls a second allow the next call; for people, not for decisions. Raises `Away`."""
+        try:
+            seconds, micros = self._redis.time()
+            arrival = self._redis.get(rate_key(kind, id))
+        except redis.RedisError as error:
+            raise Away(str(error)) from error
+        return max(timedelta(0), timedelta(microseconds=int(arrival or 0) - seconds * 1_000_000 - micros))
+
     def in_use(self, kind: str, id: object) -> int:
         """How many leases a scope has; for people, not for decisions."""
         try:
@@ -257,7 +267,8 @@ class LeaderSlots:
             keys += [scope.slots_key, scope.rate_key]
             arguments += [scope.limit, *scope.pace]
         for lease in leases:
-            arguments += [str(lease.attempt_id), ",".join(str(number[scope.slots_key]) for scope in lease.scopes)]
+            indexes = ",".join(str(number[scope.slots_key]) for scope in lease.scopes)
+            arguments += [str(lease.attempt_id), indexes, str(lease.takes_over or "")]
         reply = self._run_as_leader("take", keys, arguments)
         wait, room, results = reply[1], reply[2 : 2 + len(scopes)], reply[2 + len(scopes) :]
         return Taken(

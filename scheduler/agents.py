@@ -10,10 +10,10 @@ import uuid_utils.compat
 from sqlalchemy import Connection, or_, select
 from sqlalchemy.dialects.postgresql import insert
 
-from models.agents import Kind, parse_connect
+from models.agents import Kind, check_sound, parse_connect
 from models.errors import Conflict, Invalid, NotFound
 from models.schema import agents, calls, campaigns
-from models.settings import Settings
+from models.settings import LONGEST_CALL_LIMIT, Settings
 from scheduler.fields import thing_name
 
 
@@ -42,13 +42,27 @@ def check_connect(text: str, settings: Settings) -> str:
     return str(connect)
 
 
-def create(connection: Connection, settings: Settings, name: str, connect: str) -> Agent:
+def create(
+    connection: Connection,
+    settings: Settings,
+    name: str,
+    connect: str,
+    *,
+    fallback: str | None = None,
+    max_call_seconds: int | None = None,
+) -> Agent:
     """Raises `Invalid`, and `Conflict` for a name that is taken."""
     thing_name(name, field="name")
     row = (
         connection.execute(
             insert(agents)
-            .values(id=uuid_utils.compat.uuid7(), name=name, connect=check_connect(connect, settings))
+            .values(
+                id=uuid_utils.compat.uuid7(),
+                name=name,
+                connect=check_connect(connect, settings),
+                fallback=_fallback(fallback),
+                max_call_seconds=_max_call_seconds(max_call_seconds),
+            )
             .on_conflict_do_nothing(index_elements=[agents.c.name])
             .returning(agents)
         )
@@ -58,6 +72,47 @@ def create(connection: Connection, settings: Settings, name: str, connect: str) 
     if row is None:
         raise Conflict(f"name: there is already an agent {name!r}: choose another name")
     return Agent(**row)
+
+
+def update(
+    connection: Connection,
+    settings: Settings,
+    name: str,
+    *,
+    connect: str | None = None,
+    fallback: str | None = None,
+    max_call_seconds: int | None = None,
+) -> Agent:
+    """Changes what is given, for every call from now on; an empty `fallback` and 0 seconds go back to the default.
+
+    Raises `NotFound` and `Invalid`.
+    """
+    thing_name(name, field="agent")
+    changes: dict[str, object] = {}
+    if connect is not None:
+        changes["connect"] = check_connect(connect, settings)
+    if fallback is not None:
+        changes["fallback"] = _fallback(fallback)
+    if max_call_seconds is not None:
+        changes["max_call_seconds"] = _max_call_seconds(max_call_seconds)
+    row = (
+        connection.execute(agents.update().where(agents.c.name == name).values(changes).returning(agents))
+        .mappings()
+        .first()
+    )
+    if row is None:
+        raise NotFound("agent", name)
+    return Agent(**row)
+
+
+def _fallback(sound: str | None) -> str | None:
+    return check_sound(sound, field="fallback") if sound else None
+
+
+def _max_call_seconds(seconds: int | None) -> int | None:
+    if seconds and not 1 <= seconds <= LONGEST_CALL_LIMIT:
+        raise Invalid("max_call_seconds", f"must be from 1 to {LONGEST_CALL_LIMIT}")
+    return seconds or None
 
 
 def get(connection: Connection, name: str) -> Agent:

@@ -13,7 +13,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, any_, func, select, update
 
 from models.errors import Conflict, Invalid, NotFound
-from models.schema import attempts, calls, campaign_status, campaigns, phone_numbers, trunks
+from models.schema import agent_health, attempts, calls, campaign_status, campaigns, phone_numbers, trunks
 from models.statuses import CALL_TRANSITIONS, CAMPAIGN_TRANSITIONS, CampaignStatus, Status
 from scheduler.fields import thing_name
 
@@ -59,6 +59,7 @@ class Counts:
     unknown: int
     rejected_rows: int
     updated_at: datetime
+    pause_reason: str | None = None  #: of a pause that nobody typed
 
     @property
     def up(self) -> int:
@@ -174,10 +175,15 @@ def _run(connection: Connection, name: str, old: CampaignStatus) -> None:
         update(campaigns)
         .where(campaigns.c.id == found, campaigns.c.status == old)
         .values(
-            status=S.RUNNING.value, started_at=func.coalesce(campaigns.c.started_at, func.now()), updated_at=func.now()
+            status=S.RUNNING.value,
+            pause_reason=None,
+            started_at=func.coalesce(campaigns.c.started_at, func.now()),
+            updated_at=func.now(),
         )
-    )
-    if moved.rowcount:
+        .returning(campaigns.c.agent_id)
+    ).scalar_one_or_none()
+    if moved is not None:  # what its agent missed before says nothing of now
+        connection.execute(agent_health.delete().where(agent_health.c.agent_id == moved))
         return
     status = connection.execute(select(campaigns.c.status).where(campaigns.c.id == found)).scalar_one_or_none()
     if status is None:

@@ -3,6 +3,9 @@
     look (Redis: how much room)  →  pick (Postgres: lock due calls)  →  take (Redis: all limits or none)
                                  →  write attempts (Postgres)  →  commit
 
+A call that one gateway of its trunk did not deliver goes before everything else, through the next gateway and in the
+slot that it has: `hand_over`.
+
 Slots that were taken for a commit that failed are in Redis without a row; the rebuild that follows
 every lost connection frees them, and so does the audit.
 """
@@ -10,7 +13,7 @@ every lost connection frees them, and so does the audit.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -19,11 +22,16 @@ import uuid_utils.compat
 from sqlalchemy import Connection
 
 from models import ledger
-from models.ledger import DueCall, Grant
+from models.ledger import DueCall, Grant, HandOver
 from models.slots import LeaderSlots, Lease, Scope
-from scheduler.lines import Campaign, Line, Lines
+from scheduler.lines import Campaign, Gateway, Line, Lines
+from scheduler.phone_numbers import allowed
 
 MOST_A_ROUND = 200
+_NOT_ALLOWED = (
+    "Not dialled: its trunk may only call numbers that start with {}. If it may call this one too, allow it with"
+    " `trunkline trunk update --allowed-prefix`, and upload the number again."
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +41,8 @@ class Round:
     attempt_ids: tuple[UUID, ...]
     more_due: bool  #: more is due, or may be, than there was room for
     ask_again_in: timedelta | None
+    tried: bool = False  #: a gateway on trial has got its call: the lines are to be read again
+    given_up: tuple[UUID, ...] = ()  #: attempts whose slot waits for no other gateway any more, to be freed
 
 
 class Granter:
@@ -45,32 +55,65 @@ class Granter:
 
     def grant(self, connection: Connection, lines: Lines) -> Round:
         """Grants what the limits allow now, single calls first. Raises SlotsError; then nothing was committed."""
-        scopes = lines.scopes
         if not lines.by_number or not lines.nodes:
             return Round(attempt_ids=(), more_due=False, ask_again_in=None)
-        looked = self._slots.take(scopes, [])
-        room = Counter(looked.room)
-        open_numbers = [line.phone_number for line in lines.by_number.values() if room[line.trunk.slots_key] > 0]
-        most = min(MOST_A_ROUND, sum(room[node.slots_key] for node in lines.nodes.values()))
+        looked = self._slots.take(lines.scopes, [])
+        plan = _Plan(lines, looked.room, self._new_id)
+        open_numbers = plan.open_numbers()
+        most = min(MOST_A_ROUND, sum(plan.room[node.slots_key] for node in lines.nodes.values()))
         if not open_numbers or most <= 0:  # whether more is due is not known, and not worth a query
             return Round(attempt_ids=(), more_due=True, ask_again_in=looked.ask_again_in)
         with connection.begin():
-            due = self._pick(connection, lines, room, open_numbers, most)
-            plan = [found for call in due if (found := self._plan(call, lines, room))]
-            if not plan:
-                return Round(attempt_ids=(), more_due=bool(due), ask_again_in=looked.ask_again_in)
-            taken = self._slots.take(scopes, [lease for lease, _ in plan])
-            grants = [grant for _, grant in plan if grant.id in taken.granted]
+            due = self._pick(connection, plan, open_numbers, most)
+            planned = [found for call in due if (found := plan.add(call))]
+            if plan.refused:
+                ledger.refuse(connection, plan.refused)
+            if not planned:
+                again = timedelta(0) if plan.refused else looked.ask_again_in  # the next due ones at once
+                return Round(attempt_ids=(), more_due=bool(due), ask_again_in=again)
+            taken = self._slots.take(lines.scopes, [lease for lease, _ in planned])
+            grants = [grant for _, grant in planned if grant.id in taken.granted]
             if grants:
                 ledger.grant(connection, grants)
-        return Round(attempt_ids=tuple(grant.id for grant in grants), more_due=True, ask_again_in=taken.ask_again_in)
+        return Round(
+            attempt_ids=tuple(grant.id for grant in grants),
+            more_due=True,
+            ask_again_in=taken.ask_again_in,
+            tried=bool(plan.trials),
+        )
 
-    def _pick(
-        self, connection: Connection, lines: Lines, room: Mapping[str, int], open_numbers: Sequence[str], most: int
-    ) -> list[DueCall]:
+    def hand_over(self, connection: Connection, lines: Lines) -> Round:
+        """Grants the calls that one gateway did not deliver to the next. Raises SlotsError; then nothing was committed.
+
+        What waits for a rate token stays; what can go no further, because its trunk is off, its campaign paused or no
+        gateway is left, is given up.
+        """
+        with connection.begin():
+            waiting = ledger.lock_hand_overs(connection, MOST_A_ROUND)
+            plan = _Plan(lines, {}, self._new_id)
+            planned = {before.id: found for before in waiting if (found := plan.add_next(before))}
+            taken = self._slots.take(lines.scopes, [lease for lease, _ in planned.values()])
+            grants = {id: grant for id, (_, grant) in planned.items() if grant.id in taken.granted}
+            if grants:
+                ledger.grant(connection, list(grants.values()))
+            given_up = {
+                before.id: before.never_left or not plan.is_exhausted(before)
+                for before in waiting
+                if before.id not in planned
+            }
+            ledger.end_hand_overs(connection, given_up | dict.fromkeys(grants, False))
+        return Round(
+            attempt_ids=tuple(grant.id for grant in grants.values()),
+            more_due=len(grants) < len(planned),
+            ask_again_in=taken.ask_again_in,
+            tried=bool(plan.trials),
+            given_up=tuple(given_up),
+        )
+
+    def _pick(self, connection: Connection, plan: _Plan, open_numbers: Sequence[str], most: int) -> list[DueCall]:
         """As many due calls as there is room for: single calls, then each campaign in turn."""
         due = ledger.pick_single_calls(connection, open_numbers, most)
-        wanted = self._wanted(lines, room, most - len(due))
+        wanted = self._wanted(plan, frozenset(open_numbers), most - len(due))
         if wanted:
             by_campaign: dict[UUID, list[DueCall]] = {}
             for call in ledger.pick_campaign_calls(connection, wanted):
@@ -78,58 +121,135 @@ class Granter:
             due += _in_turn(list(by_campaign.values()))
         return due
 
-    def _wanted(self, lines: Lines, room: Mapping[str, int], most: int) -> dict[UUID, int]:
+    def _wanted(self, plan: _Plan, open_numbers: Collection[str], most: int) -> dict[UUID, int]:
         """How many calls to ask of each campaign; whose turn it is goes on by one each round."""
         wanted: dict[UUID, int] = {}
-        if not lines.campaigns or most <= 0:
+        campaigns = plan.lines.campaigns
+        if not campaigns or most <= 0:
             return wanted
-        self._turn = (self._turn + 1) % len(lines.campaigns)
-        for campaign in [*lines.campaigns[self._turn :], *lines.campaigns[: self._turn]]:
+        self._turn = (self._turn + 1) % len(campaigns)
+        for campaign in [*campaigns[self._turn :], *campaigns[: self._turn]]:
             trunks = {
-                line.trunk.slots_key: room[line.trunk.slots_key]
+                line.trunk.slots_key: plan.room_of(line)
                 for number in campaign.from_numbers
-                if (line := lines.by_number.get(number))
+                if number in open_numbers and (line := plan.lines.by_number.get(number))
             }
             free = sum(trunks.values())
             if campaign.scope:
-                free = min(free, room[campaign.scope.slots_key])
+                free = min(free, plan.room[campaign.scope.slots_key])
             if free > 0:
                 wanted[campaign.id] = min(free, most)
         return wanted
 
-    def _plan(self, call: DueCall, lines: Lines, room: Counter[str]) -> tuple[Lease, Grant] | None:
-        """Which number, trunk and node the call would go by; None where there is no room for it."""
-        campaign = next((c for c in lines.campaigns if c.id == call.campaign_id), None) if call.campaign_id else None
-        line = self._line(call, campaign, lines, room)
-        node = max(lines.nodes.values(), key=lambda scope: room[scope.slots_key])
-        if line is None or room[node.slots_key] <= 0:
+
+class _Plan:
+    """Which calls are to go out by which number, trunk, gateway and node, within the room that there is."""
+
+    def __init__(self, lines: Lines, room: Mapping[str, int], new_id: Callable[[], UUID]) -> None:
+        self.lines = lines
+        self.room = Counter(room)
+        self.trials: set[UUID] = set()  #: gateways on trial that this plan gives their call
+        self.refused: dict[UUID, str] = {}  #: calls that no trunk may make, with the reason
+        self._new_id = new_id
+        self._campaigns = {campaign.id: campaign for campaign in lines.campaigns}
+
+    def open_numbers(self) -> list[str]:
+        """The numbers whose trunk has room and a gateway that takes calls."""
+        return [line.phone_number for line in self.lines.by_number.values() if self.room_of(line) > 0]
+
+    def room_of(self, line: Line) -> int:
+        """How many more calls the trunk of this line takes; as many as it has gateways if all of them are on trial."""
+        room = self.room[line.trunk.slots_key]
+        if room <= 0 or any(not gateway.on_trial for gateway in self.lines.gateways.get(line.trunk_id, ())):
+            return room
+        return min(room, len(self._usable(line.trunk_id)))
+
+    def add(self, call: DueCall) -> tuple[Lease, Grant] | None:
+        """None where there is no room for the call, or no trunk of its numbers may make it (`refused`)."""
+        campaign = self._campaigns.get(call.campaign_id) if call.campaign_id else None
+        line = self._line(call, campaign)
+        node = max(self.lines.nodes.values(), key=lambda scope: self.room[scope.slots_key])
+        if line is None or self.room[node.slots_key] <= 0:
             return None
-        scopes: tuple[Scope, ...] = (line.trunk, node)
-        if campaign and campaign.scope:
-            scopes += (campaign.scope,)
+        scopes = self._scopes(line, node, campaign)
         for scope in scopes:
-            room[scope.slots_key] -= 1
+            self.room[scope.slots_key] -= 1
         attempt_id = self._new_id()
         return Lease(attempt_id=attempt_id, scopes=scopes), Grant(
             id=attempt_id,
             call_id=call.id,
             campaign_id=call.campaign_id,
             trunk_id=line.trunk_id,
-            gateway_id=line.gateway_id,
+            gateway_id=self._next_gateway(line.trunk_id, ()),
             node=node.id,
             dialed_number=line.dialed(call.phone_number),
             from_number=line.phone_number,
         )
 
-    def _line(self, call: DueCall, campaign: Campaign | None, lines: Lines, room: Mapping[str, int]) -> Line | None:
-        """The call's own number, or the next of its campaign's in rotation whose trunk has room."""
+    def add_next(self, before: HandOver) -> tuple[Lease, Grant] | None:
+        """The attempt after this one, in its slot and by the next gateway; None where it cannot go on."""
+        line = self.lines.by_number.get(before.from_number)
+        node = self.lines.nodes.get(before.node)
+        tried = (*before.tried_gateways, before.gateway_id)
+        if not before.waits or line is None or line.trunk_id != before.trunk_id or node is None:
+            return None
+        if not self._usable(line.trunk_id, tried) or not allowed(before.phone_number, line.prefixes):
+            return None
+        campaign = self._campaigns.get(before.campaign_id) if before.campaign_id else None
+        attempt_id = self._new_id()
+        lease = Lease(attempt_id=attempt_id, scopes=self._scopes(line, node, campaign), takes_over=before.id)
+        return lease, Grant(
+            id=attempt_id,
+            call_id=before.call_id,
+            campaign_id=before.campaign_id,
+            trunk_id=before.trunk_id,
+            gateway_id=self._next_gateway(line.trunk_id, tried),
+            node=before.node,
+            dialed_number=before.dialed_number,
+            from_number=before.from_number,
+            tried_gateways=tried,
+        )
+
+    def is_exhausted(self, before: HandOver) -> bool:
+        """Nothing else is in its way than that no gateway is left to try."""
+        line = self.lines.by_number.get(before.from_number)
+        tried = (*before.tried_gateways, before.gateway_id)
+        return before.waits and line is not None and not self._usable(line.trunk_id, tried)
+
+    def _scopes(self, line: Line, node: Scope, campaign: Campaign | None) -> tuple[Scope, ...]:
+        return (line.trunk, node, campaign.scope) if campaign and campaign.scope else (line.trunk, node)
+
+    def _line(self, call: DueCall, campaign: Campaign | None) -> Line | None:
+        """The call's own number, or the next of its campaign's in rotation whose trunk has room and may call there.
+
+        The prefixes were looked at when the call was taken in, too; the trunk may have been changed since.
+        """
         numbers = campaign.from_numbers if campaign else (call.from_number or "",)
         start = call.id.int % len(numbers)
+        refusing: list[Line] = []
         for number in (*numbers[start:], *numbers[:start]):
-            line = lines.by_number.get(number)
-            if line and room[line.trunk.slots_key] > 0:
+            line = self.lines.by_number.get(number)
+            if line and not allowed(call.phone_number, line.prefixes):
+                refusing.append(line)
+            elif line and self.room_of(line) > 0:
                 return line
+        if len(refusing) == len(numbers):
+            self.refused[call.id] = _NOT_ALLOWED.format(", ".join(refusing[0].prefixes) or "nothing")
         return None
+
+    def _usable(self, trunk_id: UUID, tried: Collection[UUID] = ()) -> list[Gateway]:
+        """The trunk's gateways that take a call now, in the order they are tried."""
+        return [
+            gateway
+            for gateway in self.lines.gateways.get(trunk_id, ())
+            if gateway.id not in self.trials and gateway.id not in tried
+        ]
+
+    def _next_gateway(self, trunk_id: UUID, tried: Collection[UUID]) -> UUID:
+        gateway = self._usable(trunk_id, tried)[0]
+        if gateway.on_trial:
+            self.trials.add(gateway.id)
+        return gateway.id
 
 
 def _in_turn(queues: list[list[DueCall]]) -> list[DueCall]:

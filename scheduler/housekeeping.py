@@ -1,6 +1,7 @@
 """What the leader does every second beside granting, each a small statement on its own.
 
 - publishes again what stayed queued (a message may be lost), withdraws what stayed queued for 30 s;
+- pauses the campaigns of agents that are down (`scheduler.agent_watch`);
 - folds the counts of `campaign_status`, completes campaigns whose calls are all final;
 - audits the slots against the ledger, removes uploads whose loader died, makes the next partition.
 """
@@ -16,9 +17,12 @@ import structlog
 from sqlalchemy import Connection
 
 from models import ledger
+from models.explanations import Ending, Verdict, explain
+from models.outcome import Disposition
 from models.slots import LeaderSlots, held_keys, line_key, rate_key
 from models.statements import statement
 from models.statuses import Status
+from scheduler.agent_watch import pause_for_dead_agents
 from scheduler.loads import remove_dead_loads
 
 logger = structlog.get_logger(__name__)
@@ -29,13 +33,14 @@ _HOURLY = 3600.0
 _UNCLAIMED_FOR = timedelta(seconds=5)
 _KEEP_CEL = timedelta(days=7)
 _MOST_AT_ONCE = 10_000
+STOPPED = explain(Ending(why=Disposition.CANCELED))
 
 
 def cancel_scheduled(connection: Connection, campaign_id: UUID) -> int:
     """One step of canceling what a stopped campaign had still to call; returns how many, 0 when there are no more."""
     with connection.begin():
         rows = connection.exec_driver_sql(
-            statement("cancel_scheduled"), {"campaign": campaign_id, "most": _MOST_AT_ONCE}
+            statement("cancel_scheduled"), {"campaign": campaign_id, "most": _MOST_AT_ONCE, "explanation": STOPPED}
         )
         return rows.rowcount
 
@@ -56,7 +61,7 @@ class Housekeeping:
     def keep(self, now: float) -> tuple[list[UUID], list[UUID]]:
         """Returns the attempts whose slots are to be freed, and those to be published again."""
         self._next = now + _EVERY
-        void = self._withdraw_void_grants()
+        void = [*self._withdraw_void_grants(), *pause_for_dead_agents(self._connection)]
         with self._connection.begin():
             again = list(
                 self._connection.exec_driver_sql(
@@ -90,7 +95,7 @@ class Housekeeping:
                 list(void),
                 of={Status.QUEUED},
                 at=datetime.now(UTC),
-                explanation="Not dialled: no worker claimed it in time.",
+                explanation=explain(Ending(why=Verdict.UNCLAIMED)),
             )
 
     def audit(self, slots: LeaderSlots, now: float) -> None:

@@ -21,7 +21,7 @@ import redis
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from models.roles import Role, hold
+from models.roles import SCHEDULER, Role, hold
 from models.settings import Settings
 from models.slots import Away, Bell, Forgot, LeaderSlots, Slots, Stale, connect
 from scheduler.grants import Granter
@@ -49,7 +49,7 @@ class Leader:
     def run(self, stop: threading.Event) -> None:
         while not stop.is_set():
             try:
-                with hold(self._settings, "trunkline-scheduler", stop) as role:
+                with hold(self._settings, SCHEDULER, stop) as role:
                     if role is None:
                         return
                     logger.info("leading", epoch=role.epoch)
@@ -97,11 +97,13 @@ class _Term:
 
     def _round(self, stop: threading.Event) -> None:
         now = time.monotonic()
-        if self._lines is None or now - self._lines_at > _LINES_FOR:
-            with self._connection.begin():
-                self._lines = load_lines(self._connection)
-            self._lines_at = now
-        done = self._granter.grant(self._connection, self._lines)
+        lines = self._read_lines(now)
+        if lines.hand_overs:
+            hand_over_again_in = self._hand_over(lines)
+            lines = self._read_lines(now)
+        else:
+            hand_over_again_in = _IDLE
+        done = self._granter.grant(self._connection, lines)
         self._publish_quietly(done.attempt_ids)
         if self._house.is_due(now):
             freed, again = self._house.keep(now)
@@ -109,11 +111,28 @@ class _Term:
             self._publish_quietly(again)
             if self._house.audit_is_due(now):
                 self._house.audit(self._leader_slots, now)
+        if done.tried:
+            self._lines = None
         if done.attempt_ids and done.ask_again_in is None:
             return  # there may be room for more
         wait = _IDLE if not done.more_due or done.ask_again_in is None else min(_IDLE, done.ask_again_in)
-        if self._bell.wait(wait):
+        if self._bell.wait(min(wait, hand_over_again_in)):
             self._lines = None  # the new call may be from a number that is new, too
+
+    def _read_lines(self, now: float) -> Lines:
+        if self._lines is None or now - self._lines_at > _LINES_FOR:
+            with self._connection.begin():
+                self._lines = load_lines(self._connection)
+            self._lines_at = now
+        return self._lines
+
+    def _hand_over(self, lines: Lines) -> timedelta:
+        """Calls that go to the next gateway, before all others; returns when to see to those that wait for a rate."""
+        done = self._granter.hand_over(self._connection, lines)
+        self._publish_quietly(done.attempt_ids)
+        self._slots.free(done.given_up)
+        self._lines = None
+        return (done.ask_again_in or _IDLE) if done.more_due else _IDLE
 
     def _publish_quietly(self, attempt_ids: Sequence[UUID]) -> None:
         """What cannot be published now stays queued in the ledger, and the sweep publishes it again."""

@@ -15,6 +15,8 @@ from sqlalchemy import Connection
 
 from models.slots import Scope
 from models.statements import statement
+from scheduler.agent_watch import UNREACHED_LIMIT
+from scheduler.phone_numbers import country_code
 
 DEAF_AFTER = timedelta(seconds=6)
 """A node whose listener has not been heard of for so long gets no calls."""
@@ -22,16 +24,24 @@ DEAF_AFTER = timedelta(seconds=6)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
-    """A registered number on an active trunk, and the gateway its calls leave by."""
+    """A registered number on an active trunk."""
 
     phone_number: str
     trunk: Scope
     trunk_id: UUID
-    gateway_id: UUID
     leading_plus: bool
+    prefixes: tuple[str, ...]  #: what may be called from it
 
     def dialed(self, phone_number: str) -> str:
         return phone_number if self.leading_plus else phone_number.removeprefix("+")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gateway:
+    """A gateway that does not rest. One that has kept failing is `on_trial`: it gets one call, then this snapshot is over."""
+
+    id: UUID
+    on_trial: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,8 +54,10 @@ class Campaign:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lines:
     by_number: Mapping[str, Line]
+    gateways: Mapping[UUID, Sequence[Gateway]]  #: by trunk, in the order they are tried
     campaigns: Sequence[Campaign]
     nodes: Mapping[str, Scope]
+    hand_overs: bool  #: some slots wait for the next gateway
 
     @property
     def scopes(self) -> list[Scope]:
@@ -55,7 +67,11 @@ class Lines:
 
 
 def load_lines(connection: Connection) -> Lines:
-    """Reads the snapshot; three small queries, none of which looks at calls."""
+    """Reads the snapshot; small queries, none of which looks at calls."""
+    rows = connection.exec_driver_sql(statement("load_lines")).all()
+    countries: dict[UUID, set[str]] = {}
+    for row in rows:
+        countries.setdefault(row.trunk_id, set()).add(country_code(row.phone_number))
     by_number = {
         row.phone_number: Line(
             phone_number=row.phone_number,
@@ -66,11 +82,14 @@ def load_lines(connection: Connection) -> Lines:
                 calls_per_second=row.max_calls_per_second,
             ),
             trunk_id=row.trunk_id,
-            gateway_id=row.gateway_id,
             leading_plus=row.leading_plus,
+            prefixes=tuple(sorted(countries[row.trunk_id]) if row.allowed_prefixes is None else row.allowed_prefixes),
         )
-        for row in connection.exec_driver_sql(statement("load_lines"))
+        for row in rows
     }
+    gateways: dict[UUID, list[Gateway]] = {}
+    for row in connection.exec_driver_sql(statement("load_gateways")):
+        gateways.setdefault(row.trunk_id, []).append(Gateway(id=row.id, on_trial=row.on_trial))
     campaigns = [
         Campaign(
             id=row.id,
@@ -79,10 +98,11 @@ def load_lines(connection: Connection) -> Lines:
             if row.max_concurrent_calls
             else None,
         )
-        for row in connection.exec_driver_sql(statement("running_campaigns"))
+        for row in connection.exec_driver_sql(statement("running_campaigns"), {"unreached_limit": UNREACHED_LIMIT})
     ]
     nodes = {
         row.name: Scope(kind="node", id=row.name, limit=row.max_calls)
         for row in connection.exec_driver_sql(statement("live_nodes"), {"deaf_after": DEAF_AFTER})
     }
-    return Lines(by_number=by_number, campaigns=campaigns, nodes=nodes)
+    hand_overs = connection.exec_driver_sql("SELECT EXISTS (SELECT FROM attempts WHERE hands_over)").scalar_one()
+    return Lines(by_number=by_number, gateways=gateways, campaigns=campaigns, nodes=nodes, hand_overs=hand_overs)

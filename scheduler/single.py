@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import uuid_utils.compat
@@ -93,19 +94,23 @@ def place(
     return call_id
 
 
-def wait(engine: Engine, call_id: UUID, on_change: Callable[[CallState], None]) -> CallState:
+def wait(
+    engine: Engine, call_id: UUID, on_change: Callable[[CallState], None], *, within: timedelta | None = None
+) -> CallState:
     """Tells every status of the call, in order and none left out, until it is final, and returns that one.
 
     It reads `call_events`, so a status that lasted a millisecond is told as well. It waits as long as
-    the call does; end it with Ctrl-C, which leaves the call as it is. Raises `NotFound`.
+    the call does, or until `within` is over, and then returns what it is by then; Ctrl-C leaves the call
+    as it is. Raises `NotFound`.
     """
+    deadline = math.inf if within is None else time.monotonic() + within.total_seconds()
     with engine.connect() as connection:
         call = connection.execute(_call(call_id)).first()
     if call is None:
         raise NotFound("call", str(call_id))
     state = CallState(status=Status.SCHEDULED, at=call.created_at, disposition=None)
     on_change(state)
-    while state.status not in FINAL:
+    while state.status not in FINAL and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
         with engine.connect() as connection:
             for event in connection.execute(_events_after(call_id, state.at)).all():

@@ -23,12 +23,13 @@ from asterisk.pool import AmiError, AmiPool
 from models import ledger
 from models.database import open_engine, readable_errors
 from models.errors import Conflict, NotFound, Unavailable
+from models.explanations import Ending, Verdict, explain
 from models.outcome import Disposition
 from models.settings import Settings
 from models.slots import Away, Slots, connect
 from models.statements import statement
 from models.statuses import CAMPAIGN_TRANSITIONS, DIALABLE, FINAL, CampaignStatus, Status
-from scheduler.housekeeping import cancel_scheduled
+from scheduler.housekeeping import STOPPED, cancel_scheduled
 
 IN_HAND = 5.0  # seconds that claims get to show a channel
 _SECOND_LOOK_AFTER = timedelta(seconds=2)
@@ -141,7 +142,7 @@ class _Operator:
                 asked = True
                 freed: list[UUID] = []
                 if status is Status.SCHEDULED:
-                    connection.exec_driver_sql(statement("cancel_call"), {"call": call_id})
+                    connection.exec_driver_sql(statement("cancel_call"), {"call": call_id, "explanation": STOPPED})
                 elif status is Status.QUEUED:
                     freed = self._withdraw(connection, [call.attempt_id], Status.QUEUED, CampaignStatus.STOPPED)
                 else:
@@ -165,7 +166,7 @@ class _Operator:
         if to not in CAMPAIGN_TRANSITIONS[CampaignStatus(row.status)]:
             raise Conflict(f"campaign: {name!r} is {row.status} and cannot become {to}")
         connection.exec_driver_sql(
-            "UPDATE campaigns SET status = %(to)s, updated_at = now(),"
+            "UPDATE campaigns SET status = %(to)s, pause_reason = NULL, updated_at = now(),"
             " ended_at = CASE WHEN %(to)s = 'stopped' THEN now() END WHERE id = %(id)s",
             {"to": to.value, "id": row.id},
         )
@@ -199,7 +200,7 @@ class _Operator:
             ids,
             of={of},
             at=now,
-            explanation="Stopped by an operator." if stopped else "Its campaign was paused before it was dialled.",
+            explanation=STOPPED if stopped else explain(Ending(why=Verdict.TAKEN_BACK)),
             disposition=Disposition.CANCELED if stopped else None,
             second_look_at=now + _SECOND_LOOK_AFTER if second_look else None,
         )

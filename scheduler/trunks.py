@@ -283,6 +283,7 @@ def _holds_a_slot() -> ColumnElement[bool]:
         a.status.in_(sorted(OPEN)),
         and_(a.status == Status.UNKNOWN, a.hold_until > func.now()),
         and_(a.status == Status.WITHDRAWN, a.hold_until.is_not(None)),
+        a.hands_over,
     )
 
 

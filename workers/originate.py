@@ -7,6 +7,7 @@ listener, which looks it up.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -18,9 +19,10 @@ from sqlalchemy import Engine
 from asterisk.ami import TooLate
 from asterisk.marks import mark_family
 from asterisk.pool import AmiError, AmiPool, MaybeSent, Originate, Refused
-from models import ledger
-from models.agents import parse_connect
+from models import contexts, ledger
+from models.agents import DEFAULT_FALLBACK, parse_connect
 from models.errors import Invalid
+from models.explanations import Ending, Verdict, explain
 from models.ledger import Claim
 from models.outcome import Disposition
 from models.settings import Settings
@@ -32,7 +34,7 @@ logger = structlog.get_logger(__name__)
 _HELD_UP = timedelta(milliseconds=50)
 """Later than this after its turn nothing is sent: what waited in a frozen process must not leave all at once."""
 
-_TURN_PASSED = "Not dialled: its turn in the trunk's calls a second had passed."
+_TURN_PASSED = explain(Ending(why=Verdict.TURN_PASSED))
 
 
 class Originator:
@@ -55,9 +57,7 @@ class Originator:
         claimed = {claim.id for claim in claims}
         unclaimed = [id for id in attempt_ids if id not in claimed]
         if unclaimed:
-            self._give_back(
-                unclaimed, Status.QUEUED, "Not dialled: its trunk, its campaign or its grant was off by then."
-            )
+            self._give_back_unclaimed(unclaimed)
         turns = self._turns(claims)
         late = [claim.id for claim, turn in zip(claims, turns, strict=True) if turn is None]
         if late:
@@ -71,7 +71,7 @@ class Originator:
                     self._give_back(
                         [claim.id],
                         Status.INITIATED,
-                        f"Not dialled: {error}",
+                        explain(Ending(why=Verdict.REFUSED, error=str(error))),
                         disposition=Disposition.NOT_PLACED,
                         delay=ledger.PLACE_AGAIN_AFTER,
                     )
@@ -94,6 +94,9 @@ class Originator:
 
     def _order(self, claim: Claim, turn: timedelta) -> Originate:
         agent = parse_connect(claim.connect)
+        longest = self._settings.longest_call
+        if claim.max_call_seconds is not None:
+            longest = min(longest, timedelta(seconds=claim.max_call_seconds))
         send_at = time.monotonic() + turn.total_seconds()
         return Originate(
             attempt_id=claim.id,
@@ -101,12 +104,17 @@ class Originator:
             context="trunkline-agent",
             exten=agent.kind.value,
             ring_timeout=self._settings.ring_timeout,
-            longest_call=self._settings.longest_call,
+            longest_call=longest,
             caller_id=claim.from_number,
-            variables=agent.variables,
+            variables={
+                **agent.variables,
+                "TL_LONGEST": str(math.ceil(longest.total_seconds())),
+                "TL_FALLBACK": claim.fallback or DEFAULT_FALLBACK,
+            },
             mark_family=mark_family(datetime.now(UTC)),
             send_at=send_at,
             too_late_at=send_at + _HELD_UP.total_seconds(),
+            line=str(claim.trunk_id),
             spacing=timedelta(microseconds=pace(claim.max_calls_per_second)[0]),
         )
 
@@ -121,10 +129,25 @@ class Originator:
         self._give_back(
             [claim.id],
             Status.INITIATED,
-            f"Not dialled: {error}",
+            explain(Ending(why=Verdict.REFUSED if placed_wrong else Verdict.BOOTING, error=str(error))),
             disposition=Disposition.NOT_PLACED if placed_wrong else None,
             delay=ledger.PLACE_AGAIN_AFTER,
         )
+
+    def _give_back_unclaimed(self, attempt_ids: Sequence[UUID]) -> None:
+        """Each with what our own rows say against it."""
+        with self._engine.connect() as connection:
+            around = contexts.of_attempts(connection, attempt_ids)
+        said: dict[str, list[UUID]] = {}
+        for id, context in around.items():
+            why = (
+                Verdict.TRUNK_OFF if context.trunk_active is False
+                else Verdict.CAMPAIGN_WAITS if context.campaign_waits
+                else Verdict.VOID
+            )  # fmt: skip
+            said.setdefault(explain(Ending(why=why), context), []).append(id)
+        for sentence, ids in said.items():
+            self._give_back(ids, Status.QUEUED, sentence)
 
     def _give_back(
         self,

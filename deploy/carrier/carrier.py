@@ -1,4 +1,4 @@
-"""One SIPp process that plays the carrier: started, pinged until it answers, stopped."""
+"""One SIPp process that plays the carrier, over UDP, TCP or TLS: started, pinged until it answers, stopped."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ import os
 import secrets
 import shutil
 import socket
+import ssl
 import subprocess
 import time
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from deploy.carrier.scenario import render
+from deploy.carrier.witness import Transport
 
 _READY_SECONDS = 15.0
 _PING_SECONDS = 0.1
 _STOP_SECONDS = 2.0
 _PORT_TRIES = 5
+
+# SIPp's words for one socket a connection.
+_MODES: dict[Transport, str] = {"UDP": "u1", "TCP": "t1", "TLS": "l1"}
 
 # SIPp's default of 64 kB holds some fifty INVITEs while it waits for its core; the kernel cuts this to its own limit.
 _SOCKET_BUFFER = 1_000_000
@@ -42,13 +47,22 @@ class CarrierNotStarted(CarrierError):
     """SIPp ended, or did not answer in time."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """What a carrier on TLS shows: its certificate, followed by those between it and the authority, and its key."""
+
+    chain: Path
+    key: Path
+
+
 class Carrier:
-    """A SIP carrier on UDP whose dialled numbers decide what happens (`deploy.carrier.numbers`).
+    """A SIP carrier whose dialled numbers decide what happens (`deploy.carrier.numbers`).
 
     With `challenge` every number but the silent one asks for `username` and `password` first; without it only the one
-    that always does. `port` 0 finds a free one, which the carrier keeps when it is started again. `log` is appended to,
-    one flushed line an event, and is whole at any moment; `deploy.carrier.witness` reads it. Audio is echoed.
-    Not thread-safe: one owner starts and stops it.
+    that always does; with `always`, two digits, every number behaves like those. With `certificate` it is on TLS
+    whatever `transport` says. `port` 0 finds a free one, which the carrier keeps when it is started again. `log` is
+    appended to, one flushed line an event, and is whole at any moment; `deploy.carrier.witness` reads it. Audio is
+    echoed, encrypted (SDES) where the caller offers that. Not thread-safe: one owner starts and stops it.
     """
 
     def __init__(
@@ -61,15 +75,22 @@ class Carrier:
         host: str = "127.0.0.1",
         port: int = 0,
         challenge: bool = False,
+        always: str = "",
+        transport: Transport = "UDP",
+        certificate: Certificate | None = None,
     ) -> None:
         self._tree = tree
         self._directory = directory.resolve()
         self._host = host
+        self._transport: Transport = "TLS" if certificate else transport
+        self._certificate = certificate
         self._fixed_port = port != 0
-        self._port = port or _free_ports(host, 1)
+        self._port = port or self._free_port()
         self._rtp_port = _free_ports(host, 3)
         self._server = f"carrier-{secrets.token_hex(8)}"
-        self._scenario = render(username=username, password=password, challenge=challenge, server=self._server)
+        self._scenario = render(
+            username=username, password=password, challenge=challenge, server=self._server, always=always
+        )
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -98,6 +119,7 @@ class Carrier:
             *_unprivileged(),
             *self._sipp(),
             *("-sf", str(self._directory / "scenario.xml")),
+            *("-t", _MODES[self._transport], *self._shown()),
             *("-i", self._host, "-p", str(self._port), "-bind_local", "-ci", self._host),
             *("-mi", self._host, "-min_rtp_port", str(self._rtp_port), "-max_rtp_port", str(self._rtp_port + 2)),
             "-rtp_echo",
@@ -128,7 +150,7 @@ class Carrier:
                 # Whoever took a port between our look and SIPp's bind.
                 if self._fixed_port or not tries_left:
                     raise
-                self._port = _free_ports(self._host, 1)
+                self._port = self._free_port()
                 self._rtp_port = _free_ports(self._host, 3)
             else:
                 self._fixed_port = True
@@ -155,6 +177,15 @@ class Carrier:
     ) -> None:
         self.stop()
 
+    def _shown(self) -> tuple[str, ...]:
+        if self._certificate is None:
+            return ()
+        return ("-tls_cert", str(self._certificate.chain), "-tls_key", str(self._certificate.key))
+
+    def _free_port(self) -> int:
+        kind = socket.SOCK_DGRAM if self._transport == "UDP" else socket.SOCK_STREAM
+        return _free_ports(self._host, 1, kind=kind)
+
     def _sipp(self) -> list[str]:
         if self._tree is None:
             sipp = shutil.which("sipp")
@@ -179,47 +210,60 @@ class Carrier:
                 self.command(), cwd=self._directory, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=err
             )
         deadline = time.monotonic() + _READY_SECONDS
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as pinger:
-            pinger.connect((self._host, self._port))
-            pinger.settimeout(_PING_SECONDS)
-            for ping in _pings(pinger.getsockname(), self._host, self._port):
-                status = process.poll()
-                if status is not None or time.monotonic() > deadline:
-                    self.stop()
-                    why = f"ended with {status}" if status is not None else f"was silent for {_READY_SECONDS:.0f} s"
-                    said = last_words.read_text(errors="replace").strip()[-1000:]
-                    raise CarrierNotStarted(f"SIPp at {self.address} {why}: {said or 'it said nothing'}")
-                if self._answers(pinger, ping):
-                    return
+        while True:
+            asked = time.monotonic()
+            if self._answers():
+                return
+            status = process.poll()
+            if status is not None or asked > deadline:
+                self.stop()
+                why = f"ended with {status}" if status is not None else f"was silent for {_READY_SECONDS:.0f} s"
+                said = last_words.read_text(errors="replace").strip()[-1000:]
+                raise CarrierNotStarted(f"SIPp at {self.address} {why}: {said or 'it said nothing'}")
+            # Nobody has the port yet: an error comes at once, so the rest of the turn is waited out.
+            time.sleep(max(0.0, asked + _PING_SECONDS / 4 - time.monotonic()))
 
-    def _answers(self, pinger: socket.socket, ping: bytes) -> bool:
-        asked = time.monotonic()
-        try:
-            pinger.send(ping)
-            while time.monotonic() < asked + _PING_SECONDS:
-                if self._server.encode() in pinger.recv(4096):
-                    return True
-        except ConnectionRefusedError:
-            # Nobody has the port yet. An ICMP error comes at once, so the rest of the turn is waited out.
-            time.sleep(_PING_SECONDS / 4)
-        except TimeoutError:
-            pass
+    def _answers(self) -> bool:
+        """It is this very process that answers a ping, within a moment."""
+        with contextlib.suppress(OSError), self._connect() as pinger:
+            pinger.sendall(self._ping(pinger.getsockname()))
+            deadline = time.monotonic() + _PING_SECONDS
+            while time.monotonic() < deadline:
+                heard = pinger.recv(4096)
+                if not heard or self._server.encode() in heard:
+                    return bool(heard)
         return False
 
+    def _connect(self) -> socket.socket:
+        with contextlib.ExitStack() as undo:
+            kind = socket.SOCK_DGRAM if self._transport == "UDP" else socket.SOCK_STREAM
+            pinger = undo.enter_context(socket.socket(socket.AF_INET, kind))
+            pinger.settimeout(_PING_SECONDS)
+            pinger.connect((self._host, self._port))
+            if self._transport == "TLS":
+                pinger = undo.enter_context(_UNVERIFIED.wrap_socket(pinger))
+            undo.pop_all()
+            return pinger
 
-def _pings(here: tuple[str, int], host: str, port: int) -> Iterator[bytes]:
-    while True:
+    def _ping(self, here: tuple[str, int]) -> bytes:
         token = secrets.token_hex(8)
-        yield (
-            f"OPTIONS sip:{host}:{port} SIP/2.0\r\n"
-            f"Via: SIP/2.0/UDP {here[0]}:{here[1]};branch=z9hG4bK{token}\r\n"
+        return (
+            f"OPTIONS sip:{self.address} SIP/2.0\r\n"
+            f"Via: SIP/2.0/{self._transport} {here[0]}:{here[1]};branch=z9hG4bK{token}\r\n"
             f"From: <sip:ping@{here[0]}>;tag={token}\r\n"
-            f"To: <sip:{host}:{port}>\r\n"
+            f"To: <sip:{self.address}>\r\n"
             f"Call-ID: {token}\r\n"
             "CSeq: 1 OPTIONS\r\n"
             "Max-Forwards: 70\r\n"
             "Content-Length: 0\r\n\r\n"
         ).encode()
+
+
+# A ping asks whether this process is up, and the name in its answer says so; whom its certificate is for is its callers'
+# business.
+_UNVERIFIED = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+_UNVERIFIED.check_hostname = False
+_UNVERIFIED.verify_mode = ssl.CERT_NONE
 
 
 def _unprivileged() -> tuple[str, ...]:
@@ -229,11 +273,11 @@ def _unprivileged() -> tuple[str, ...]:
     return ("unshare", "-U", "--map-user=65534", "--map-group=65534", "--")
 
 
-def _free_ports(host: str, count: int) -> int:
-    """The first of `count` consecutive free UDP ports, even for more than one (SIPp echoes on the third as well)."""
+def _free_ports(host: str, count: int, *, kind: socket.SocketKind = socket.SOCK_DGRAM) -> int:
+    """The first of `count` consecutive free ports, even for more than one (SIPp echoes on the third as well)."""
     for _ in range(1000):
         with contextlib.ExitStack() as held:
-            first = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            first = held.enter_context(socket.socket(socket.AF_INET, kind))
             first.bind((host, 0))
             port = int(first.getsockname()[1])
             if count == 1:
@@ -242,8 +286,8 @@ def _free_ports(host: str, count: int) -> int:
                 continue
             try:
                 for offset in range(1, count):
-                    held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)).bind((host, port + offset))
+                    held.enter_context(socket.socket(socket.AF_INET, kind)).bind((host, port + offset))
             except OSError:
                 continue
             return port
-    raise CarrierNotStarted(f"found no {count} free UDP ports in a row on {host}")
+    raise CarrierNotStarted(f"found no {count} free ports in a row on {host}")

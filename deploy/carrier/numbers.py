@@ -35,10 +35,18 @@ class Behaviour:
     hangs_up_after_ms: int | None = None
     """Time from the answer to the carrier's own BYE; None: it waits for the caller's."""
     challenges: bool = False
+    presses: str = ""
+    """The keys that are pressed half a second after the answer, each as a SIP INFO."""
 
 
 def _answer(
-    digits: str, does: str, *, rings_ms: int = 0, hangs_up_after_ms: int | None = None, challenges: bool = False
+    digits: str,
+    does: str,
+    *,
+    rings_ms: int = 0,
+    hangs_up_after_ms: int | None = None,
+    challenges: bool = False,
+    presses: str = "",
 ) -> Behaviour:
     return Behaviour(
         digits=digits,
@@ -48,11 +56,12 @@ def _answer(
         rings_ms=rings_ms,
         hangs_up_after_ms=hangs_up_after_ms,
         challenges=challenges,
+        presses=presses,
     )
 
 
-def _refuse(digits: str, status: int, reason: str, does: str) -> Behaviour:
-    return Behaviour(digits=digits, does=does, kind=Kind.REFUSE, status=status, reason=reason)
+def _refuse(digits: str, status: int, reason: str, does: str, *, rings_ms: int = 0) -> Behaviour:
+    return Behaviour(digits=digits, does=does, kind=Kind.REFUSE, status=status, reason=reason, rings_ms=rings_ms)
 
 
 STAYS = _answer("00", "Answers and stays until the caller hangs up.")
@@ -63,6 +72,7 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
     SHORT,
     _answer("02", "Answers and hangs up after two seconds.", hangs_up_after_ms=2000),
     _answer("05", "Rings for three seconds, answers, stays until the caller hangs up.", rings_ms=3000),
+    _answer("06", "Answers, presses 1, 2, # and 0, stays until the caller hangs up.", presses="12#0"),
     _answer(
         "41",
         "Asks for credentials (401): answers the right ones and hangs up after one second, refuses others with 403.",
@@ -76,6 +86,7 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
     _refuse("80", 480, "Temporarily Unavailable", "Is not available now (480)."),
     _refuse("88", 488, "Not Acceptable Here", "Accepts none of the codecs (488)."),
     _refuse("53", 503, "Service Unavailable", "Meets a congested carrier (503)."),
+    _refuse("55", 503, "Service Unavailable", "Rings, then meets a congested carrier (180, 503).", rings_ms=200),
     _refuse("50", 500, "Server Internal Error", "Meets a broken carrier (500)."),
     _refuse("63", 603, "Decline", "Declines (603)."),
     _refuse("32", 302, "Moved Temporarily", "Is redirected to another number (302)."),

@@ -19,32 +19,37 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from xml.sax.saxutils import quoteattr
 
-from deploy.carrier.numbers import ANY_OTHER, BEHAVIOURS, Behaviour, Kind
+from deploy.carrier.numbers import ANY_OTHER, BEHAVIOURS, BY_DIGITS, Behaviour, Kind
 
 REALM = "carrier"
 
 _TAG = "[pid]-[call_number]"
-_CONTACT = "Contact: <sip:carrier@[local_ip]:[local_port]>"
+_CONTACT = "Contact: <sip:carrier@[local_ip]:[local_port];transport=[transport]>"
+# `crypto` begins with the line's end, and is empty where none was offered. It is the caller's own line: with the key
+# that the caller sends by it can read what the echo sends back.
 _SDP = """\
 v=0
 o=carrier 1 1 IN IP[media_ip_type] [media_ip]
 s=-
 c=IN IP[media_ip_type] [media_ip]
 t=0 0
-m=audio [media_port] RTP/AVP 0 101
+m=audio [media_port] [$profile] 0 101
 a=rtpmap:0 PCMU/8000
 a=rtpmap:101 telephone-event/8000
-a=sendrecv"""
+a=sendrecv[$crypto]"""
 
 # A caller may retransmit for 32 s (64 times RFC 3261's T1). For so long after the whole call, which can answer again, is
 # gone, its Call-ID alone is kept (`-deadcall_wait`), which can not, but begins no new call either.
 _LINGER_MS = 2000
+_PRESSES_AFTER_MS = 500
 _CHALLENGE_MS = 32000
 _SILENCE_MS = 40000
 
 
-def render(*, username: str, password: str, challenge: bool, server: str) -> str:
+def render(*, username: str, password: str, challenge: bool, server: str, always: str = "") -> str:
     """The scenario as XML. With `challenge` every number but the silent one is asked for these credentials.
+
+    `always`: two digits, whose behaviour every number has.
 
     `server` is what OPTIONS is answered with, so that a pinger can tell this carrier from another on its port.
     """
@@ -58,6 +63,7 @@ def render(*, username: str, password: str, challenge: bool, server: str) -> str
         '<nop next="challenge"/>' if challenge else "",
         *(_branch(b, to="challenge") for b in BEHAVIOURS if b.challenges and not challenge),
         '<label id="admitted"/>',
+        f'<nop next="{_label(BY_DIGITS[always])}"/>' if always else "",
         *_branches(b for b in BEHAVIOURS if b.kind is not Kind.SILENT),
         *(_block(label, behaviour) for label, behaviour in answers.items()),
         _challenge(username, password),
@@ -70,6 +76,19 @@ def render(*, username: str, password: str, challenge: bool, server: str) -> str
     ]
     body = "\n".join(part for part in parts if part)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n<scenario name="trunkline carrier">\n{body}\n</scenario>\n'
+
+
+_INVITE_FIELDS = (
+    "uri=[$uri]",
+    "via=[$via]",
+    "from=[$caller]",
+    "contact=[$contact]",
+    "asserted=[$asserted]",
+    "profile=[$profile]",
+    "crypto=[$suite]",
+    "dtmf=[$dtmf]",
+    "formats=[$formats]",
+)
 
 
 def _label(behaviour: Behaviour) -> str:
@@ -85,12 +104,16 @@ def _incoming() -> str:
     <ereg regexp="^INVITE (sips?:([^@; ]*)[^ ]*)" search_in="msg" assign_to="_whole,uri,number"/>
     <ereg regexp=".*" search_in="hdr" header="From:" start_line="true" assign_to="from"/>
     <ereg regexp=".*" search_in="hdr" header="To:" start_line="true" assign_to="to"/>
-    <ereg regexp="sips?:([^@&gt;; ]*)" search_in="hdr" header="From:" start_line="true" assign_to="_whole,from_user"/>
+    <ereg regexp="SIP/2.0/([A-Z]+)" search_in="hdr" header="Via:" start_line="true" assign_to="_whole,via"/>
+    <ereg regexp="sips?:([^&gt;; ]*)" search_in="hdr" header="From:" start_line="true" assign_to="_whole,caller"/>
+    <ereg regexp="sips?:([^&gt;; ]*)" search_in="hdr" header="Contact:" start_line="true" assign_to="_whole,contact"/>
     <ereg regexp="(sips?|tel):([^@&gt;; ]*)" search_in="hdr" header="P-Asserted-Identity:"
           assign_to="_whole,_scheme,asserted"/>
-    <ereg regexp="m=audio [0-9]+ [A-Z/]+ ([0-9 ]+)" search_in="msg" assign_to="_whole,formats"/>
+    <ereg regexp="m=audio [0-9]+ ([A-Z/]+) ([0-9 ]+)" search_in="msg" assign_to="_whole,profile,formats"/>
     <ereg regexp="a=rtpmap:([0-9]+) telephone-event" search_in="msg" assign_to="_whole,dtmf"/>
-    {_log_action("invite", "uri=[$uri]", "from=[$from_user]", "asserted=[$asserted]", "dtmf=[$dtmf]", "formats=[$formats]")}
+    <ereg regexp="[[:cntrl:]]+a=crypto:[0-9]+ ([A-Z0-9_]+) inline:[A-Za-z0-9+/=]+" search_in="msg"
+          assign_to="crypto,suite"/>
+    {_log_action("invite", *_INVITE_FIELDS)}
   </action>
 </recv>
 <Reference variables="_whole,_scheme"/>"""
@@ -128,7 +151,7 @@ def _block(label: str, behaviour: Behaviour) -> str:
         case Kind.ANSWER:
             return begin + _answer(label, behaviour)
         case Kind.REFUSE:
-            return begin + _refuse(behaviour)
+            return begin + _refuse(label, behaviour)
         case Kind.RING:
             return begin + _reply("180 Ringing", log="ringing") + _WAIT_FOR_CANCEL
         case Kind.PROGRESS:
@@ -142,14 +165,25 @@ def _block(label: str, behaviour: Behaviour) -> str:
 _WAIT_FOR_CANCEL = '\n<recv request="CANCEL"/>\n<nop next="cancelled"/>'
 
 
-def _refuse(behaviour: Behaviour) -> str:
+def _refuse(label: str, behaviour: Behaviour) -> str:
     elsewhere = ("Contact: <sip:+12025550100@elsewhere.invalid>",) if behaviour.status == 302 else ()
-    return _reply(
+    refusal = _reply(
         f"{behaviour.status} {behaviour.reason}",
         *elsewhere,
         log=f"final {behaviour.status}",
         retransmit=True,
         then="acknowledged",
+    )
+    if not behaviour.rings_ms:
+        return refusal
+    return "\n".join((_reply("180 Ringing", log="ringing"), _ring(behaviour, then=f"{label}_refusal"), refusal))
+
+
+def _ring(behaviour: Behaviour, *, then: str) -> str:
+    """Rings for a while; the label `then` follows unless the caller gives up."""
+    return (
+        f'<recv request="CANCEL" timeout="{behaviour.rings_ms}" ontimeout="{then}"/>\n<nop next="cancelled"/>\n'
+        f'<label id="{then}"/>'
     )
 
 
@@ -157,16 +191,12 @@ def _answer(label: str, behaviour: Behaviour) -> str:
     """180, perhaps a while of it, 200, then everything that may come in a call that is up."""
     hangs_up = behaviour.hangs_up_after_ms
     limit = f' timeout="{hangs_up}" ontimeout="hang_up"' if hangs_up is not None else ""
-    ringing = (
-        f'<recv request="CANCEL" timeout="{behaviour.rings_ms}" ontimeout="{label}_answer"/>\n<nop next="cancelled"/>'
-        if behaviour.rings_ms
-        else ""
-    )
+    if behaviour.presses:
+        limit = f' timeout="{_PRESSES_AFTER_MS}" ontimeout="{label}_press"'
     return "\n".join(
         (
             _reply("180 Ringing", log="ringing"),
-            ringing,
-            f'<label id="{label}_answer"/>',
+            _ring(behaviour, then=f"{label}_answer") if behaviour.rings_ms else "",
             _reply("200 OK", _ALLOW, log="answered", sdp=True, retransmit=True),
             f'<label id="{label}_wait"/>',
             f'<recv request="ACK" optional="true" ignoresdp="true" next="{label}_up"/>',
@@ -176,18 +206,38 @@ def _answer(label: str, behaviour: Behaviour) -> str:
             '<nop next="hung_up"/>',
             f'<label id="{label}_late"/>',
             _reply("200 OK", then=f"{label}_wait"),
-            f'<label id="{label}_up"/>',
-            f'<recv request="INVITE" optional="true" ignoresdp="true" next="{label}_again"{limit}/>',
-            f'<recv request="UPDATE" optional="true" ignoresdp="true" next="{label}_again"/>',
-            f'<recv request="INFO|OPTIONS" regexp_match="true" optional="true" next="{label}_ok"/>',
-            '<recv request="BYE"/>',
-            '<nop next="hung_up"/>',
-            f'<label id="{label}_again"/>',
-            _reply("200 OK", _ALLOW, sdp=True, tag=False, then=f"{label}_up"),
-            f'<label id="{label}_ok"/>',
-            _reply("200 OK", tag=False, then=f"{label}_up"),
+            *_up(f"{label}_up", limit),
+            *(_press(f"{label}_press", behaviour.presses, then=f"{label}_pressed") if behaviour.presses else ()),
+            *(_up(f"{label}_pressed", "") if behaviour.presses else ()),
         )
     )
+
+
+def _up(label: str, limit: str) -> Iterator[str]:
+    """Whatever may come in a call that is up, until the BYE; `limit` is the attributes of a time that ends it."""
+    yield f'<label id="{label}"/>'
+    yield f'<recv request="INVITE" optional="true" ignoresdp="true" next="{label}_again"{limit}/>'
+    yield f'<recv request="UPDATE" optional="true" ignoresdp="true" next="{label}_again"/>'
+    yield f'<recv request="INFO|OPTIONS" regexp_match="true" optional="true" next="{label}_ok"/>'
+    yield '<recv request="BYE"/>'
+    yield '<nop next="hung_up"/>'
+    yield f'<label id="{label}_again"/>'
+    yield _reply("200 OK", _ALLOW, sdp=True, tag=False, then=label)
+    yield f'<label id="{label}_ok"/>'
+    yield _reply("200 OK", tag=False, then=label)
+
+
+def _press(label: str, keys: str, *, then: str) -> Iterator[str]:
+    """Each key as an INFO of its own, the next one after the answer to it."""
+    yield f'<label id="{label}"/>'
+    for key in keys:
+        yield _send(
+            _request("INFO", "Content-Type: application/dtmf-relay", body=f"Signal={key}\nDuration=160"),
+            retransmit=True,
+        )
+        yield '<recv request="BYE" optional="true" next="hung_up"/>'
+        yield '<recv response="200"/>'
+    yield f'<nop next="{then}"/>'
 
 
 _ALLOW = "Allow: INVITE, ACK, CANCEL, BYE, OPTIONS, INFO, UPDATE"
@@ -243,26 +293,12 @@ def _acknowledged() -> str:
 
 
 def _hung_up() -> str:
-    bye = "\n".join(
-        (
-            "BYE [next_url] SIP/2.0",
-            "Via: SIP/2.0/[transport] [local_ip]:[local_port];branch=[branch]",
-            "Max-Forwards: 70",
-            "[routes]",
-            f"From: [$to];tag={_TAG}",
-            "To: [$from]",
-            "Call-ID: [call_id]",
-            "CSeq: [cseq] BYE",
-            _CONTACT,
-            "Content-Length: 0",
-        )
-    )
     return "\n".join(
         (
             '<label id="hung_up"/>',
             _reply("200 OK", log="bye-received", tag=False, then="linger"),
             '<label id="hang_up"/>',
-            _send(bye, log="bye-sent", retransmit=True),
+            _send(_request("BYE"), log="bye-sent", retransmit=True),
             '<recv request="BYE" optional="true" next="crossed"/>',
             '<recv response="481" optional="true" next="linger"/>',
             '<recv response="200"/>',
@@ -271,6 +307,24 @@ def _hung_up() -> str:
             _reply("200 OK", tag=False, then="linger"),
         )
     )
+
+
+def _request(method: str, *headers: str, body: str = "") -> str:
+    """A request of the carrier's in a call that is up."""
+    lines = [
+        f"{method} [next_url] SIP/2.0",
+        "Via: SIP/2.0/[transport] [local_ip]:[local_port];branch=[branch]",
+        "Max-Forwards: 70",
+        "[routes]",
+        f"From: [$to];tag={_TAG}",
+        "To: [$from]",
+        "Call-ID: [call_id]",
+        f"CSeq: [cseq] {method}",
+        _CONTACT,
+        *headers,
+        *(("Content-Length: [len]", "", body) if body else ("Content-Length: 0",)),
+    ]
+    return "\n".join(lines)
 
 
 def _options(server: str) -> str:

@@ -12,10 +12,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 End = Literal["bye-received", "bye-sent", "cancel", "final"]
 Digest = Literal["none", "right", "wrong"]
+Transport = Literal["UDP", "TCP", "TLS"]
 
 CALLER_TIMER = 6.4
 """Seconds until our own Asterisk gives up on a carrier that says nothing (64 times its T1 of 100 ms)."""
@@ -25,7 +26,8 @@ _STATIC_FORMATS = {0: "ulaw", 3: "gsm", 4: "g723", 8: "alaw", 9: "g722", 18: "g7
 
 _LINE = re.compile(r"\S+\t\S+\t(?P<at>\d+\.\d+) (?P<event>[a-z-]+) (?P<call_id>\S+)(?: (?P<rest>.*))?")
 _INVITE = re.compile(
-    r"uri=(?P<uri>\S*) from=(?P<from>\S*) asserted=(?P<asserted>\S*) dtmf=(?P<dtmf>\S*) formats=(?P<formats>[\d ]*)"
+    r"uri=(?P<uri>\S*) via=(?P<via>UDP|TCP|TLS) from=(?P<from>\S*) contact=(?P<contact>\S*) asserted=(?P<asserted>\S*)"
+    r" profile=(?P<profile>\S*) crypto=(?P<crypto>\S*) dtmf=(?P<dtmf>\S*) formats=(?P<formats>[\d ]*)"
 )
 _USER = re.compile(r"sips?:([^@; ]*)")
 
@@ -40,7 +42,9 @@ class CarrierCall:
 
     status: the last final status sent, 200 included. end 'final': the INVITE was refused, `status` says how.
     invites_with_credentials: how many INVITEs followed a challenge. codecs: as offered, without telephone-event; a dynamic
-    payload type is `payload-N`.
+    payload type is `payload-N`. transport: of the topmost Via. from_number, from_domain: From's user and host (with its
+    port, if it has one), Asterisk's own address unless the trunk says otherwise. profile: RTP/AVP, or RTP/SAVP where the
+    media were offered encrypted; crypto: by which suite.
     """
 
     sip_call_id: str
@@ -50,6 +54,11 @@ class CarrierCall:
     request_uri: str
     codecs: tuple[str, ...]
     invited_at: float
+    transport: Transport = "UDP"
+    from_domain: str = ""
+    contact_user: str = ""
+    profile: str = "RTP/AVP"
+    crypto: str | None = None
     invites_with_credentials: int = 0
     digest: Digest = "none"
     ringing_at: float | None = None
@@ -97,15 +106,22 @@ def _invited(call_id: str, at: float, rest: str) -> CarrierCall:
     if fields is None:
         raise NotACarrierLog(rest)
     user = _USER.match(fields["uri"])
+    from_user, _, from_domain = fields["from"].rpartition("@")
+    contact_user, _, _ = fields["contact"].rpartition("@")
     formats = [int(word) for word in fields["formats"].split() if word != fields["dtmf"]]
     return CarrierCall(
         sip_call_id=call_id,
         number=user[1] if user else "",
-        from_number=fields["from"],
+        from_number=from_user,
         asserted_number=fields["asserted"] or None,
         request_uri=fields["uri"],
         codecs=tuple(_STATIC_FORMATS.get(number, f"payload-{number}") for number in formats),
         invited_at=at,
+        transport=cast("Transport", fields["via"]),
+        from_domain=from_domain,
+        contact_user=contact_user,
+        profile=fields["profile"],
+        crypto=fields["crypto"] or None,
     )
 
 

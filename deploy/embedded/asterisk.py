@@ -41,7 +41,7 @@ MACHINE_AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 # Files that Asterisk complains about when they are missing: the package's own defaults, or nothing to say.
 PACKAGED = ("amd.conf", "confbridge.conf", "indications.conf", "stasis.conf")
 NOTHING_TO_SAY = ("acl.conf", "ccss.conf", "features.conf", "http.conf", "pjproject.conf", "udptl.conf")
-LEDGER = ("ps_endpoints", "ps_auths", "ps_aors", "asterisk_call_context", "cel")
+LEDGER = ("ps_endpoints", "ps_auths", "ps_aors", "ps_endpoint_id_ips", "asterisk_call_context", "cel")
 SOUNDS = "usr/share/asterisk/sounds/en_US_f_Allison"
 
 
@@ -76,6 +76,8 @@ class Asterisk:
     dialplan_file: Path | None = None
     authorities: Path | None = None
     """The certificates of authorities to trust over TLS; the machine's when None."""
+    nameserver: str | None = None
+    """Who resolves the names of gateways, as ADDRESS or ADDRESS@PORT; the machine's resolv.conf when None."""
 
     @property
     def max_calls(self) -> int:
@@ -89,7 +91,7 @@ class Asterisk:
     def prepare(self) -> None:
         """Make the directories and render the configuration; what Asterisk stored itself stays.
 
-        Raises `Invalid` for a dialplan file or a timer that cannot be used.
+        Raises `Invalid` for a dialplan file, authorities or a timer that cannot be used.
         """
         if self.timer_t1_ms < SHORTEST_TIMER_T1:
             raise Invalid("TRUNKLINE_SIP_TIMER_T1_MS", f"Asterisk takes no less than {SHORTEST_TIMER_T1}")
@@ -183,6 +185,7 @@ class Asterisk:
             "TLS_PORT": str(self.sip_port + 1),
             "CA_FILE": _value(self.directory.absolute() / "ca.crt"),
             "NAT": self._behind_nat(),
+            "RESOLVER": self._resolver(),
             "DB_HOST": _value(self.database.host),
             "DB_PORT": str(self.database.port),
             "DB_NAME": _value(self.database.name),
@@ -204,6 +207,10 @@ class Asterisk:
             address = _value(self.external_address)
             lines += [f"external_signaling_address = {address}\n", f"external_media_address = {address}\n"]
         return "".join(lines)
+
+    def _resolver(self) -> str:
+        # with both, a name is asked of either
+        return "resolv = system" if self.nameserver is None else f"resolv =\nnameserver = {_value(self.nameserver)}"
 
     def _dialplan_include(self) -> str:
         if self.dialplan_file is None:
@@ -232,10 +239,13 @@ class Asterisk:
         return run
 
     def _authorities(self) -> str:
-        for file in (self.authorities, MACHINE_AUTHORITIES):
-            if file is not None:
-                with suppress(OSError):
-                    return file.read_text()
+        if self.authorities is not None:
+            try:
+                return self.authorities.read_text()
+            except (OSError, UnicodeDecodeError) as error:
+                raise Invalid("TRUNKLINE_CA_FILE", f"{self.authorities} cannot be read") from error
+        with suppress(OSError):
+            return MACHINE_AUTHORITIES.read_text()
         # The package's own list, which only its maintainer script would have put together.
         found = sorted((self.tree.root / "usr/share/ca-certificates").rglob("*.crt"))
         return "".join(certificate.read_text() for certificate in found)

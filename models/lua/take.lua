@@ -4,7 +4,8 @@
 --       then two a scope: its slots (zset: attempt, µs when the lease expires), its rate (the GCRA's TAT in µs)
 -- ARGV  1 the caller's epoch   2 lease length µs   3 number of scopes
 --       then three a scope: limit, emission interval µs (0: no rate), burst tolerance µs
---       then two a lease: attempt id, its scopes as 'i,j,k'
+--       then three a lease: attempt id, its scopes as 'i,j,k', and whose slots it takes over ('': nobody's; then it
+--       needs room, and one whose predecessor holds none any more does too)
 -- Returns {'TAKEN', µs after which it is worth asking again (0: when something is freed), how many leases each scope
 --         would take now..., 1 or 0 for each lease...}, or {'FORGOT'} when Redis has lost its memory,
 --         or {'STALE'} when a newer epoch rules
@@ -33,20 +34,33 @@ for i = 1, scopes do
 end
 
 local results = {}
-for at = 3 * scopes + 4, #ARGV, 2 do
+for at = 3 * scopes + 4, #ARGV, 3 do
   local mine, free = {}, true
+  local before = ARGV[at + 2]
+  local kept = before ~= '' and redis.call('HGET', KEYS[2], before)
   for index in string.gmatch(ARGV[at + 1], '%d+') do
     local i = tonumber(index)
     mine[#mine + 1] = i
-    free = free and room[i] > 0 and (interval[i] == 0 or tat[i] <= now)
+    free = free and (kept or room[i] > 0) and (interval[i] == 0 or tat[i] <= now)
   end
   if free then
     local held = {}
-    for _, i in ipairs(mine) do
-      local key = KEYS[2 * i + 2]
+    for key in string.gmatch(kept or '', '%S+') do
+      redis.call('ZREM', key, before)
       redis.call('ZADD', key, expires, ARGV[at])
       held[#held + 1] = key
-      room[i] = room[i] - 1
+    end
+    if kept then
+      redis.call('HDEL', KEYS[2], before)
+      redis.call('ZREM', KEYS[3], before)
+    end
+    for _, i in ipairs(mine) do
+      if not kept then
+        local key = KEYS[2 * i + 2]
+        redis.call('ZADD', key, expires, ARGV[at])
+        held[#held + 1] = key
+        room[i] = room[i] - 1
+      end
       if interval[i] > 0 then
         tat[i] = tat[i] + interval[i]
         moved[i] = true

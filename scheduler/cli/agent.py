@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from models.agents import DEFAULT_FALLBACK
 from models.settings import read_settings
 from scheduler import agents
 from scheduler.cli import terminal
@@ -15,21 +16,44 @@ from scheduler.cli.session import transaction
 group = new_group("What talks to the people who answer.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
+Connect = typer.Option(metavar="URI", help="audiosocket://HOST:PORT, dialplan://CONTEXT/EXTEN or playback://SOUND.")
+Fallback = Annotated[
+    str | None, typer.Option(metavar="SOUND", help="What a person hears whom it does not reach. New: an apology.")
+]
+MaxCall = Annotated[
+    int | None,
+    typer.Option("--max-call-seconds", metavar="N", help="From the answer on. New: TRUNKLINE_LONGEST_CALL_SECONDS."),
+]
 
 
 @group.command()
 def create(
     name: Name,
-    connect: Annotated[
-        str,
-        typer.Option(metavar="URI", help="audiosocket://HOST:PORT, dialplan://CONTEXT/EXTEN or playback://SOUND."),
-    ],
+    connect: Annotated[str, Connect],
+    fallback: Fallback = None,
+    max_call_seconds: MaxCall = None,
 ) -> None:
     """Make an agent."""
     settings = read_settings()
     with transaction(settings) as connection:
-        agents.create(connection, settings, name, connect)
+        agents.create(connection, settings, name, connect, fallback=fallback, max_call_seconds=max_call_seconds)
     terminal.say(f"agent {name} is at {connect}")
+
+
+@group.command()
+def update(
+    name: Name,
+    connect: Annotated[str | None, Connect] = None,
+    fallback: Fallback = None,
+    max_call_seconds: MaxCall = None,
+) -> None:
+    """Change what is given, for calls from now on; an empty text ("") and 0 seconds go back to the default."""
+    if connect is None and fallback is None and max_call_seconds is None:
+        raise typer.BadParameter("nothing to change: give at least one option")
+    settings = read_settings()
+    with transaction(settings) as connection:
+        agents.update(connection, settings, name, connect=connect, fallback=fallback, max_call_seconds=max_call_seconds)
+    terminal.say(f"agent {name} is changed")
 
 
 @group.command("list")
@@ -37,15 +61,27 @@ def list_all() -> None:
     """List the agents."""
     with transaction(read_settings()) as connection:
         rows = agents.list_all(connection)
-    terminal.table(("NAME", "CONNECT"), [(row.name, row.connect) for row in rows])
+    terminal.table(
+        ("NAME", "CONNECT", "FALLBACK", "MAX-CALL-SECONDS"),
+        [(row.name, row.connect, row.fallback, row.max_call_seconds) for row in rows],
+    )
 
 
 @group.command()
 def show(name: Name) -> None:
     """Show an agent."""
-    with transaction(read_settings()) as connection:
+    settings = read_settings()
+    with transaction(settings) as connection:
         agent = agents.get(connection, name)
-    terminal.fields({"name": agent.name, "connect": agent.connect, "created_at": agent.created_at})
+    terminal.fields(
+        {
+            "name": agent.name,
+            "connect": agent.connect,
+            "fallback": agent.fallback or f"{DEFAULT_FALLBACK} (the default)",
+            "max_call_seconds": agent.max_call_seconds or f"{settings.longest_call_seconds} (of the settings)",
+            "created_at": agent.created_at,
+        }
+    )
 
 
 @group.command()

@@ -227,6 +227,9 @@ def _status_table(rows: Sequence[Counts]) -> None:
         [column.removesuffix("_rows").replace("_", "-").upper() for column in columns],
         [[getattr(row, column) for column in columns] for row in rows],
     )
+    for row in rows:
+        if row.pause_reason:
+            terminal.note(f"{row.name} has paused itself. {row.pause_reason}")
 
 
 def _taken_back(withdrawn: int) -> str:

@@ -9,6 +9,7 @@ import redis
 from sqlalchemy import Connection, Engine
 
 from models.database import open_engine, readable_errors
+from models.errors import Invalid
 from models.settings import Settings
 from models.slots import Slots, connect
 from scheduler.presence import redis_client
@@ -36,6 +37,20 @@ def transaction(settings: Settings) -> Iterator[Connection]:
 def bell(settings: Settings) -> Iterator[Slots]:
     """The slots, from a Redis that has just answered. Raises `Unavailable` before anything is written."""
     with redis_client(settings) as client:
+        yield Slots(client)
+
+
+@contextmanager
+def glance(settings: Settings) -> Iterator[Slots | None]:
+    """The slots for people to look at, whether or not Redis answers; None where there is none."""
+    if settings.redis_url is None:
+        yield None
+        return
+    try:
+        client = connect(settings.redis_url.get_secret_value())
+    except ValueError as error:
+        raise Invalid("TRUNKLINE_REDIS_URL", "must be redis://:PASSWORD@HOST:PORT/0") from error
+    with client:
         yield Slots(client)
 
 

@@ -13,7 +13,7 @@ from models.settings import read_settings
 from scheduler import trunks
 from scheduler.cli import terminal
 from scheduler.cli.group import new_group
-from scheduler.cli.session import transaction, wake
+from scheduler.cli.session import bell, ledger, transaction, wake
 from scheduler.fields import validated
 from scheduler.trunks import Gateway, Trunk, TrunkCreate, TrunkUpdate
 
@@ -171,6 +171,49 @@ def enable(name: Name) -> None:
 def disable(name: Name) -> None:
     """Switch a trunk off: not one more call is sent through it; those that are up go on."""
     _switch(name, active=False)
+
+
+@group.command()
+def check(
+    name: Name,
+    call: Annotated[
+        str | None,
+        typer.Option("--call", metavar="+E164", help="Call this number through it, to prove what only a call can."),
+    ] = None,
+    from_number: Annotated[
+        str | None, typer.Option("--from", metavar="+E164", help="One of its numbers, for --call. Unset: the first.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Check a trunk: its gateways now, and what its calls have shown. Status 1 if something is wrong."""
+    from scheduler import trunk_check  # DNS, TLS and AMI, which no other command of the group needs
+
+    if from_number is not None and call is None:
+        raise typer.BadParameter("goes with --call", param_hint="--from")
+    settings = read_settings()
+    with ledger(settings) as engine:
+        if call is None:
+            done = trunk_check.check(engine, settings, name)
+        else:
+            with bell(settings) as slots:
+                done = trunk_check.check_by_call(
+                    engine,
+                    settings,
+                    slots,
+                    name,
+                    to=call,
+                    from_number=from_number,
+                    on_change=lambda state: terminal.note(f"test call: {state.status.value}"),
+                )
+    if json:
+        points = [asdict(point) for point in done.points]
+        terminal.one_json({"trunk": done.trunk, "wrong": done.is_wrong, "points": points})
+    else:
+        for point in done.points:
+            where = f"{point.about} of {point.gateway}" if point.gateway else point.about
+            terminal.say(f"{point.verdict.value:<8} {where}: {point.sentence}")
+    if done.is_wrong:
+        raise typer.Exit(1)
 
 
 @group.command()

@@ -106,6 +106,7 @@ def render(view: View, pace: Pace) -> RenderableType:
         Text(terminal.shown(counts.name), style="bold", no_wrap=True, overflow="ellipsis"),
         bar,
         Text(summary(counts)),
+        *([Text(terminal.shown(counts.pause_reason))] if counts.pause_reason else []),
         *(Text(f"trunk {terminal.shown(trunk.name)}: {_used(trunk, used)}") for trunk, used in view.slots.items()),
         Text(
             "" if counts.is_final else f"{pace.started_a_second:.1f} calls/s, {left if left is not None else '?'} left"
@@ -124,7 +125,8 @@ def _tell_changes(views: Iterator[View]) -> None:
     for view in views:
         if view.counts != told:
             told = view.counts
-            terminal.say(f"{told.updated_at:%H:%M:%S} {summary(told)}")
+            because = f"; {told.pause_reason}" if told.pause_reason else ""
+            terminal.say(f"{told.updated_at:%H:%M:%S} {summary(told)}{because}")
 
 
 def _views(engine: Engine, settings: Settings, name: str) -> Iterator[View]:

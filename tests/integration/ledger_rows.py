@@ -94,7 +94,7 @@ class Rows:
 
     def record(self, *sightings: Sighting) -> list[UUID]:
         with self.engine.begin() as connection:
-            return [row.id for row in ledger.record(connection, sightings, timer_b=TIMER_B)]
+            return [row.id for row in ledger.record(connection, sightings, timer_b=TIMER_B).over]
 
     def attempt(self, attempt_id: UUID) -> Any:
         return self.one("SELECT * FROM attempts WHERE id = %(id)s", id=attempt_id)

@@ -33,22 +33,41 @@ from models.slots import Slots, connect
 
 T = TypeVar("T")
 
+DIALPLAN = """
+[mine]
+exten => talk,1,Log(NOTICE,${UNIQUEID} is ${HASH(CALL,attempt_number)} of ${HASH(CALL,campaign)} on ${HASH(CALL,trunk)})
+ same => n,Playback(hello-world)
+ same => n,Wait(0.2)
+ same => n,Hangup()
+exten => stay,1,Playback(demo-congrats)
+ same => n,Hangup()
+"""
+"""What a user's own dialplan may look like."""
+
 USERNAME, PASSWORD = "trunkline-test", "a;b^c secret"  # as awkward as realtime can be given
 
 
 class System:
     """Everything up, in `home`. Use as a context manager."""
 
-    def __init__(self, home: Path, *, challenge: bool = False, ring_timeout: int = 8, workers: int = 1) -> None:
+    def __init__(
+        self, home: Path, *, challenge: bool = False, ring_timeout: int = 8, workers: int = 1, **settings: Any
+    ) -> None:
         self.tree = provide()
         self.carrier = Carrier(
             tree=self.tree.root, directory=home / "carrier", username=USERNAME, password=PASSWORD, challenge=challenge
         )
+        home.mkdir(parents=True, exist_ok=True)
+        dialplan = home / "mine.conf"
+        dialplan.write_text(DIALPLAN)
         given = Settings(
             home=home,
+            dialplan_file=dialplan,
+            dialplan_contexts="mine",
             ring_timeout_seconds=ring_timeout,
             sip_bind="127.0.0.1:0",
             workers=workers,
+            **settings,
         )
         self.stack = Stack(settings=given, tree=self.tree)
         self._numbers = count(100)

@@ -245,6 +245,21 @@ def test_caller_may_hang_up_before_the_carrier_does(carrier: Carrier, digits: st
         assert caller.seen().end == "bye-received"
 
 
+def test_presses_keys_one_after_the_other_and_stays(carrier: Carrier) -> None:
+    with Caller(carrier=carrier, number=number("06")) as caller:
+        caller.invite()
+        caller.answered()
+        for order, key in enumerate("12#0", start=2):
+            info = caller.receive()
+            assert info.start.startswith("INFO sip:contact-user@")
+            assert info.header("Content-Type") == "application/dtmf-relay"
+            assert info.header("CSeq") == f"{order} INFO"
+            assert info.body.splitlines() == [f"Signal={key}", "Duration=160"]
+            caller.respond(info)
+        caller.hang_up()
+        assert caller.seen().end == "bye-received"
+
+
 def test_answers_late(carrier: Carrier) -> None:
     with Caller(carrier=carrier, number=number("05")) as caller:
         caller.invite()
@@ -262,11 +277,13 @@ def test_late_answer_can_be_cancelled_while_it_rings(carrier: Carrier) -> None:
     assert (call.end, call.status, call.answered_at) == ("cancel", 487, None)
 
 
-@pytest.mark.parametrize("behaviour", REFUSALS, ids=lambda behaviour: str(behaviour.status))
+@pytest.mark.parametrize("behaviour", REFUSALS, ids=lambda behaviour: behaviour.digits)
 def test_refuses(carrier: Carrier, behaviour: Behaviour) -> None:
     assert behaviour.status is not None
     with Caller(carrier=carrier, number=number(behaviour.digits)) as caller:
         caller.invite()
+        if behaviour.rings_ms:
+            caller.hear(180)
         response = caller.refused(behaviour.status)
         call = caller.seen()
     assert (call.end, call.status) == ("final", behaviour.status)
@@ -338,6 +355,8 @@ def test_strict_carrier_lets_the_number_decide_after_the_credentials(
     with Caller(carrier=strict_carrier, number=number(behaviour.digits)) as caller:
         caller.invite()
         caller.authorise(PASSWORD)
+        if behaviour.rings_ms:
+            caller.hear(180)
         caller.refused(behaviour.status)
         call = caller.seen(lambda call: call.status == behaviour.status)
     assert (call.digest, call.end) == ("right", "final")
@@ -499,5 +518,5 @@ def test_root_gives_up_its_privileges(carrier: Carrier) -> None:
 
 
 def test_every_behaviour_is_tried_here() -> None:
-    tried = {"00", "01", "02", "05", "41", "90", "91", "92", "93"} | {behaviour.digits for behaviour in REFUSALS}
+    tried = {"00", "01", "02", "05", "06", "41", "90", "91", "92", "93"} | {behaviour.digits for behaviour in REFUSALS}
     assert tried == {behaviour.digits for behaviour in BEHAVIOURS}

@@ -254,6 +254,36 @@ def test_numbers_and_agents_are_listed_and_removed(ready: Operator) -> None:
     assert "[red]x[/]" not in ready.does("agent", "list")
 
 
+def test_an_agent_changes_in_what_is_given_and_goes_back_to_its_defaults(ready: Operator) -> None:
+    ready.does(
+        "agent", "create", "x", "--connect", "playback://a", "--fallback", "mine/sorry", "--max-call-seconds", "90"
+    )
+    assert ready.does("agent", "list").splitlines()[2].split() == ["x", "playback://a", "mine/sorry", "90"]
+    ready.does("agent", "update", "x", "--connect", "audiosocket://127.0.0.1:9092")
+    assert ready.does("agent", "list").splitlines()[2].split() == [
+        "x",
+        "audiosocket://127.0.0.1:9092",
+        "mine/sorry",
+        "90",
+    ]
+    shown = ready.does("agent", "show", "x")
+    assert re.search("^fallback +mine/sorry$", shown, re.MULTILINE)
+    assert re.search("^max_call_seconds +90$", shown, re.MULTILINE)
+    ready.does("agent", "update", "x", "--fallback", "", "--max-call-seconds", "0")
+    assert ready.does("agent", "list").splitlines()[2].split() == ["x", "audiosocket://127.0.0.1:9092"]
+    assert "3600" in ready.does("agent", "show", "x")
+    assert "nothing to change" in ready("agent", "update", "x").err
+    assert ready.is_refused("agent", "update", "nope", "--fallback", "a") == "agent: there is no agent 'nope'"
+    for wrong in ("a&b", "a,b", "a b", "../a", "${X}"):
+        assert ready.is_refused("agent", "update", "x", "--fallback", wrong).startswith("fallback: must be SOUND")
+        assert ready.is_refused("agent", "create", "y", "--connect", "playback://a", "--fallback", wrong).startswith(
+            "fallback: "
+        )
+    for wrong in ("-1", "86401"):
+        assert ready.is_refused("agent", "update", "x", "--max-call-seconds", wrong).startswith("max_call_seconds: ")
+    assert ready.is_refused("agent", "update", "x", "--connect", "dialplan://private/s").startswith("connect: ")
+
+
 def test_an_agent_with_calls_or_campaigns_stays(ready: Operator, tmp_path: Path) -> None:
     assert upload(ready, tmp_path / "a.csv", f"phone\n{THEIRS}\n").status == 0
     assert "has campaigns or calls and stays" in ready.is_refused("agent", "delete", "bot")
@@ -460,6 +490,72 @@ def test_a_call_that_is_still_to_be_made_is_taken_back(ready: Operator) -> None:
     call_id = ready.does("call", THEIRS, "--agent", "bot", "--from", OURS).strip()
     assert ready.does("hang-up", call_id) == "canceled\n"
     assert "over already" in ready.is_refused("hang-up", call_id)
+
+
+def test_what_is_neither_a_call_nor_a_campaign_is_not_explained(ready: Operator) -> None:
+    unknown = str(uuid4())
+    assert ready.is_refused("explain", unknown) == f"call: there is no call {unknown!r}"
+    assert ready.is_refused("explain", "no-such-thing") == "campaign: there is no campaign 'no-such-thing'"
+
+
+def test_a_campaign_is_explained_with_what_holds_it_back(ready: Operator, tmp_path: Path) -> None:
+    upload(ready, tmp_path / "people.csv", f"phone_number\n{THEIRS}\n")
+    assert "It was not started yet: `trunkline campaign start`. 1 call waiting." in ready.does("explain", "spring")
+    told = json.loads(ready.does("explain", "spring", "--json"))
+    assert told["counts"]["scheduled"] == 1
+    assert [holdup["what"] for holdup in told["holdups"]] == ["ready"]
+
+
+def test_every_figure_of_an_attempt_is_told(ready: Operator) -> None:
+    call_id, attempt = ready.does("call", THEIRS, "--agent", "bot", "--from", OURS, "--name", "Ö").strip(), uuid4()
+    assert "It waits for its turn" in ready.does("explain", call_id)
+    ready.write("UPDATE nodes SET heard_at = now() - interval '1 minute'")
+    assert "no Asterisk is heard" in ready.does("explain", call_id)
+    ready.write(
+        "INSERT INTO attempts (id, call_id, trunk_id, gateway_id, node, dialed_number, from_number, status, disposition,"
+        " hangup_by, initiated_at, ringing_at, answered_at, ended_at, sip_call_id, codec, media_address, rx_packets,"
+        " tx_packets, rx_lost, tx_lost, explanation)"
+        " SELECT :id, :call, t.id, g.id, 'pbx', :to, :ours, 'completed', 'answered', 'callee', now(), now() + interval '1.5 s',"
+        " now() + interval '4 s', now() + interval '14 s', '5f0@pbx', 'ulaw', '192.0.2.9:4000', 400, 500, 100, 2, 'It was so.'"
+        " FROM trunks t JOIN trunk_gateways g ON g.trunk_id = t.id",
+        id=attempt, call=call_id, to=THEIRS, ours=OURS,
+    )  # fmt: skip
+    for step in ("queued", "initiated", "in-progress", "completed"):
+        ready.write("UPDATE calls SET status = :step, disposition = 'answered', explanation = 'It was so.'", step=step)
+    said = ready.does("explain", call_id)
+    for words in (
+        f"call {call_id} to {THEIRS} (Ö), agent bot, a single call",
+        "completed, answered",
+        "post-dial delay 1.5 s, rang 2.5 s, talked 10.0 s",
+        "received 400 packets (100 lost), sent 500 packets (2 lost), codec ulaw, to 192.0.2.9:4000",
+        "hung up by: the person called",
+        "Call-ID: 5f0@pbx",
+        "It was so.",
+        "what to do: Look for a line that is full or bad",
+    ):
+        assert words in said
+    told = json.loads(ready.does("explain", call_id, "--json"))
+    [one] = told["attempts"]
+    assert (one["post_dial_delay"], one["ring_time"], one["talk_time"]) == (1.5, 2.5, 10.0)
+    assert (one["attempt_id"], one["sip_call_id"], one["tx_lost"], one["sip"]) == (str(attempt), "5f0@pbx", 2, None)
+    assert (told["name"], told["gateway_faults"]) == ("Ö", [])
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    documented = readme.partition("With `--json` it is one object")[2].partition("The table is made")[0]
+    named = set(re.findall(r"[a-z0-9_]+", " ".join(re.findall(r"`([^`]+)`", documented))))
+    assert {*told, *one, "gateway", "probed_at", "finding", "detail", "null"} == named
+    ready.write("DELETE FROM trunk_gateways")
+    assert "a gateway that is removed" in ready.does("explain", call_id)
+
+
+def test_a_call_of_a_campaign_that_was_paused_says_why(ready: Operator, tmp_path: Path) -> None:
+    (tmp_path / "people.csv").write_text(f"phone_number\n{THEIRS}\n")
+    ready.does("campaign", "upload", str(tmp_path / "people.csv"), "--name", "spring", "--agent", "bot", "--from", OURS)
+    call_id = str(ready.one("SELECT id FROM calls"))
+    assert "its campaign is ready" in ready.does("explain", call_id)
+    ready.write("UPDATE campaigns SET status = 'paused', pause_reason = 'its agent is down'")
+    said = ready.does("explain", call_id)
+    assert "of campaign spring" in said
+    assert "its campaign is paused: its agent is down" in said
 
 
 def test_config_has_real_urls_for_other_programs(

@@ -25,7 +25,7 @@ from deploy.embedded.postgres import DATABASE, OWNER, Postgres
 from deploy.embedded.valkey import Valkey
 from deploy.part import Part, free_port, running
 from models.errors import Invalid, Unavailable
-from models.settings import Login
+from models.settings import Login, read_settings
 
 VIEWS = """
 CREATE TABLE may_dial (id text PRIMARY KEY, contact text NOT NULL);
@@ -34,6 +34,7 @@ CREATE VIEW ps_auths AS SELECT 'gateway'::text AS id, 'userpass'::text AS auth_t
 CREATE VIEW ps_endpoints AS
 SELECT 'gateway'::text AS id, 'transport-udp'::text AS transport, ''::text AS aors, 'trunkline-endpoint'::text AS context,
        'all'::text AS disallow, 'ulaw,alaw'::text AS allow, 'user'::text AS redirect_method, ''::text AS mailboxes;
+CREATE VIEW ps_endpoint_id_ips AS SELECT ''::text AS id, ''::text AS endpoint, ''::text AS match WHERE false;
 CREATE VIEW asterisk_call_context AS
 SELECT id AS attempt_id, 'Doe, "Jo" ^3B'::text AS name, '{"city": "a,b"}'::text AS variables, '+15550100'::text AS phone_number
 FROM may_dial;
@@ -228,6 +229,9 @@ class Exchange:
             "Originate",
             "TIMEOUT(absolute)=60",
             f"DB(att20260101/{attempt})=1",
+            r"CHANNEL(hangup_handler_push)=trunkline-end\,s\,1",
+            "TL_LONGEST=30",
+            "TL_FALLBACK=vm-goodbye",
             *variables,
             ActionID=attempt,
             ChannelId=attempt,
@@ -329,6 +333,11 @@ def test_a_call_that_only_rows_describe_is_dialled_and_answered(exchange: Exchan
     attempt, seen = exchange.dial("playback", "TL_AGENT=vm-goodbye")
     assert [m["Response"] for m in seen if m.get("Event") == "OriginateResponse"] == ["Success"]
     assert not user_events(seen, "AgentLeg")
+    [said] = user_events(seen, "CallEnd")
+    assert (said["Uniqueid"], said["leg"], said["ended"], said["codec"]) == (attempt, "ANSWER", "agent", "(ulaw)")
+    assert said["callid"]
+    assert "rxcount=" in said["rtcp"]
+    assert 0 < float(said["left"]) <= 30
     assert seen[-1]["Cause"] == "16"
     assert attempt in exchange.marks()
 
@@ -349,6 +358,7 @@ def test_asterisks_own_ledger_has_the_call_in_utc(exchange: Exchange) -> None:
 def test_a_dead_agent_is_reported(exchange: Exchange) -> None:
     attempt, seen = exchange.dial("audiosocket", f"TL_AGENT=127.0.0.1:{free_port()}")
     assert [(m["Uniqueid"], m["status"]) for m in user_events(seen, "AgentLeg")] == [(attempt, "CHANUNAVAIL")]
+    assert [m["leg"] for m in user_events(seen, "CallEnd")] == ["CHANUNAVAIL"]
 
 
 def test_a_prompt_that_is_not_there_is_reported(exchange: Exchange) -> None:
@@ -380,6 +390,7 @@ def test_a_silent_gateway_ends_by_our_own_transaction_timer(exchange: Exchange) 
         silent.bind(("127.0.0.1", 0))
         _, seen = exchange.dial("playback", contact=f"sip:+15550100@127.0.0.1:{silent.getsockname()[1]}")
     assert (seen[-1]["Cause"], seen[-1]["TechCause"]) == ("18", "408")
+    assert [m["callid"] != "" for m in user_events(seen, "CallEnd")] == [True]
 
 
 def test_the_listener_hears_nothing_that_it_did_not_ask_for(exchange: Exchange) -> None:
@@ -496,6 +507,17 @@ def test_a_dialplan_that_cannot_be_used_is_refused(described: Asterisk, tmp_path
         (tmp_path / "bad.conf").write_text(text)
     with pytest.raises(Invalid, match="TRUNKLINE_DIALPLAN_FILE"):
         replace(described, directory=tmp_path / "a", dialplan_file=tmp_path / "bad.conf").prepare()
+
+
+def test_authorities_that_cannot_be_read_are_not_replaced_by_others(described: Asterisk, tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match="TRUNKLINE_CA_FILE"):
+        replace(described, directory=tmp_path / "a", authorities=tmp_path / "none.pem").prepare()
+
+
+@pytest.mark.parametrize("nameserver", ["ns.example.net", "192.0.2.1:53", "192.0.2.1@", "192.0.2.1@99999"])
+def test_a_name_server_that_could_not_be_asked_is_refused(nameserver: str) -> None:
+    with pytest.raises(Invalid, match="TRUNKLINE_NAMESERVER"):
+        read_settings(nameserver=nameserver)
 
 
 def test_a_value_cannot_add_a_line_to_the_configuration(described: Asterisk, tmp_path: Path) -> None:

@@ -98,3 +98,26 @@ def test_a_call_whose_agent_cannot_be_read_holds_up_no_other_and_fails_after_thr
     assert rows.call_of(second).status == "scheduled"
     assert rows.value("SELECT bool_and(status = 'withdrawn') FROM attempts")
     assert timedelta(0) < rows.value("SELECT due_at - now() FROM calls WHERE id = %(id)s", id=rows.call_of(second).id)
+
+
+@pytest.mark.parametrize(
+    ("switch", "says"),
+    [
+        ("UPDATE trunks SET is_active = false", "was switched off by then. Switch it on: `trunkline trunk enable"),
+        ("UPDATE campaigns SET status = 'paused'", "its campaign was not running any more"),
+        ("UPDATE attempts SET queued_at = now() - interval '31 s'", "granted too long ago"),
+    ],
+)
+def test_what_cannot_be_claimed_is_given_back_with_the_reason_from_our_own_rows(
+    database: Database, rows: Rows, valkey: Valkey, switch: str, says: str
+) -> None:
+    granted = rows.grant(rows.campaign(2))
+    rows.run(switch)
+    client = connect(valkey.url)
+    with AmiPool([]) as pool:
+        assert Originator(database.settings, rows.engine, pool, Slots(client)).originate([*granted, uuid4()]) == 0
+    client.close()
+    for id in granted:
+        assert rows.attempt(id).status == "withdrawn"
+        assert says in rows.attempt(id).explanation
+        assert rows.call_of(id).status == "scheduled"

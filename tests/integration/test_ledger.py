@@ -15,7 +15,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import OperationalError
 
 from models import ledger
@@ -508,3 +508,135 @@ def test_a_deadlock_would_be_seen_by_this_file(rows: Rows) -> None:
         two.exec_driver_sql(lock, {"id": second})
         crossing = [pool.submit(take, one, second), pool.submit(take, two, first)]
         assert sorted(done.result(30) for done in crossing) == [False, True]
+
+
+# --- explanations ---------------------------------------------------------------------------------
+
+
+def claimed(rows: Rows, calls: int = 1) -> list[UUID]:
+    return rows.claim(rows.grant(rows.campaign(calls)))
+
+
+@contextmanager
+def context_queries(engine: Engine) -> Iterator[list[str]]:
+    """The queries for what is around attempts, as they are sent."""
+    sent: list[str] = []
+
+    def note(_connection: object, _cursor: object, text: str, *_: object) -> None:
+        if text == statement("contexts_of_attempts"):
+            sent.append(text)
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+
+
+def test_a_batch_asks_once_for_what_is_around_its_ends_and_not_at_all_for_plain_ones(rows: Rows) -> None:
+    plain, failed = claimed(rows, 3), claimed(rows, 40)
+    with context_queries(rows.engine) as sent:
+        rows.record(
+            ended(plain[0], 17, 486), ended(plain[1], 19, 480), saw(plain[2], Sight.ANSWERED), ended(plain[2], 16)
+        )
+        assert sent == []
+        rows.record(*(ended(id, 21, 403) for id in failed))
+        assert len(sent) == 1
+    assert all("is not on its allow-list" in rows.attempt(id).explanation for id in failed)
+
+
+def test_our_address_is_what_this_gateway_saw_else_what_another_did_else_what_the_node_tells(rows: Rows) -> None:
+    def forbidden() -> str:
+        [attempt] = claimed(rows)
+        rows.record(ended(attempt, 21, 403))
+        return str(rows.attempt(attempt).explanation)
+
+    def probe(gateway: UUID, seen_as: str) -> None:
+        rows.run(
+            "INSERT INTO gateway_probes (gateway_id, probed_at, finding, seen_as) VALUES (%(g)s, now(), 'answered', %(s)s)",
+            g=gateway,
+            s=seen_as,
+        )
+
+    assert "our public address is not" in forbidden()
+    rows.run("UPDATE nodes SET sip_address = '8.8.4.1'")
+    assert "our address 8.8.4.1 is not" in forbidden()
+    other = rows.value(
+        "INSERT INTO trunk_gateways (trunk_id, gateway_address) VALUES (%(t)s, 'b.example') RETURNING id", t=rows.trunk
+    )
+    probe(other, "8.8.4.2")
+    assert "our address 8.8.4.2 is not" in forbidden()
+    probe(rows.gateway, "8.8.4.3")
+    rows.run(
+        "UPDATE gateway_probes SET probed_at = now() - interval '1 minute' WHERE gateway_id = %(g)s", g=rows.gateway
+    )
+    assert "our address 8.8.4.3 is not" in forbidden()
+
+
+@pytest.mark.parametrize(
+    ("switch", "says"),
+    [
+        ("UPDATE trunks SET is_active = false", "is switched off. Switch it on: `trunkline trunk enable"),
+        ("DELETE FROM trunk_gateways", "its gateway was taken off"),
+        ("UPDATE trunks SET name = name", "did not find trunk"),
+    ],
+)
+def test_what_asterisk_refused_is_explained_from_our_own_rows(rows: Rows, switch: str, says: str) -> None:
+    [attempt] = claimed(rows)
+    rows.run(switch)
+    rows.run("UPDATE calls SET not_placed = 2")
+    rows.record(saw(attempt, Sight.NOT_PLACED))
+    assert says in rows.attempt(attempt).explanation
+    assert (rows.call_of(attempt).status, rows.call_of(attempt).explanation) == (
+        "failed",
+        rows.attempt(attempt).explanation,
+    )
+
+
+@pytest.mark.parametrize(
+    ("figures", "says"),
+    [
+        ("rx_packets = 0, tx_packets = 300", "no audio was received"),
+        ("rx_packets = 300, tx_packets = 0", "no audio was sent"),
+        ("rx_packets = 0, tx_packets = 0", "not one packet of audio"),
+        (
+            "rx_packets = 300, tx_packets = 300, rx_lost = 60, tx_lost = 3",
+            "17% of what the far side sent, 1% of what we sent",
+        ),
+        ("rx_packets = 300, tx_packets = 300, rx_lost = 0, tx_lost = 0", "Answered."),
+        ("rx_packets = NULL", "Answered."),
+    ],
+)
+def test_an_answered_call_without_audio_stays_completed_and_says_so(rows: Rows, figures: str, says: str) -> None:
+    [attempt] = claimed(rows)
+    rows.run("UPDATE trunks SET rtp_symmetric = false")
+    rows.run("UPDATE nodes SET sip_address = '10.1.2.3'")
+    answered = saw(attempt, Sight.ANSWERED)
+    rows.record(answered)
+    rows.run(f"UPDATE attempts SET {figures}")
+    rows.record(replace(ended(attempt, 16), at=answered.at + timedelta(seconds=6)))
+    row = rows.attempt(attempt)
+    assert (row.status, row.disposition) == ("completed", "answered")
+    assert says in row.explanation
+    if "audio" in says:
+        assert "--rtp-symmetric" in row.explanation
+        assert "10.1.2.3, so set TRUNKLINE_EXTERNAL_ADDRESS" in row.explanation
+    assert rows.call_of(attempt).explanation == row.explanation
+
+
+def test_what_is_known_already_is_not_said_again(rows: Rows) -> None:
+    [attempt] = claimed(rows)
+    rows.record(ended(attempt, 21, 403))
+    version = rows.value("SELECT xmin::text FROM attempts WHERE id = %(id)s", id=attempt)
+    with context_queries(rows.engine) as sent:
+        rows.record(ended(attempt, 21, 403), ended(attempt, 21, 403))
+    assert rows.value("SELECT xmin::text FROM attempts WHERE id = %(id)s", id=attempt) == version
+    assert sent == []
+
+
+def test_what_is_learned_late_of_an_end_keeps_the_trunk_in_its_sentence(rows: Rows) -> None:
+    [attempt] = claimed(rows)
+    rows.record(ended(attempt, 21, 403))
+    rows.record(saw(attempt, Sight.RINGING))
+    assert "is not on its allow-list" in rows.attempt(attempt).explanation
+    assert rows.attempt(attempt).ringing_at

@@ -42,6 +42,7 @@ def test_behind_nat_the_external_address_is_told_and_audio_flows_both_ways(site:
         assert (call.attempt["status"], call.attempt["disposition"]) == ("completed", "answered")
         assert call.packets, "the carrier hears us"
         assert call.heard_seconds, "and we hear it"
+        assert min(call.attempt["rx_packets"], call.attempt["tx_packets"]) > 0
         assert call.refused == 0
         assert [carried.end for carried in call.carried] == ["bye-sent"]
         assert call.attempt["hangup_by"] == "callee", "its BYE comes in"
@@ -57,7 +58,7 @@ def test_behind_nat_the_external_address_is_told_and_audio_flows_both_ways(site:
 
 
 def test_behind_nat_without_the_external_address_nothing_is_heard_of_a_call_that_was_answered(site: Site) -> None:
-    """The classic fault. The ledger shows a call that went well; the carrier's audio went to an address of no use to it."""
+    """The classic fault: the carrier's audio went to an address that is of no use to it."""
     with site.up(**BEHIND_NAT):
         call = site.call("+12125550302")
         [invite] = call.invites
@@ -68,6 +69,10 @@ def test_behind_nat_without_the_external_address_nothing_is_heard_of_a_call_that
         assert call.refused >= len(call.packets) > 0
         assert call.heard_seconds == 0.0
         assert (call.attempt["status"], call.attempt["disposition"]) == ("completed", "answered")
+        assert call.attempt["rx_packets"] == 0
+        assert call.attempt["tx_packets"] > 0
+        assert "no audio was received" in call.attempt["explanation"]
+        assert "TRUNKLINE_EXTERNAL_ADDRESS" in call.attempt["explanation"]
 
 
 def test_on_a_public_address_of_the_machine_nothing_but_the_bind_is_needed(site: Site) -> None:
@@ -89,3 +94,4 @@ def test_on_loopback_no_invite_leaves_the_machine(site: Site) -> None:
         call = site.call("+12125550502")
         assert call.invites == []
         assert (call.attempt["status"], call.attempt["disposition"]) == ("failed", "congestion")
+        assert "TRUNKLINE_SIP_BIND" in call.attempt["explanation"]

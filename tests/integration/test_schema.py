@@ -306,6 +306,7 @@ WRITTEN_BY_SERVICES = {
     "trunks", "trunk_gateways", "gateway_health", "gateway_probes", "phone_numbers", "agents", "agent_health", "nodes",
     "roles", "campaigns", "rejected_rows", "calls", "attempts", "campaign_counts", "campaign_count_deltas",
 }  # fmt: skip
+ASTERISK_READS = ("ps_endpoints", "ps_auths", "ps_aors", "ps_endpoint_id_ips", "asterisk_call_context")
 RIGHTS: dict[str, dict[str, set[str]]] = {
     "trunkline_services": {
         **{table: {"SELECT", "INSERT", "UPDATE", "DELETE"} for table in WRITTEN_BY_SERVICES},
@@ -316,7 +317,7 @@ RIGHTS: dict[str, dict[str, set[str]]] = {
         "trunk_credentials": {"INSERT", "UPDATE", "DELETE"},
     },
     "trunkline_asterisk": {
-        **{view: {"SELECT"} for view in ("ps_endpoints", "ps_auths", "ps_aors", "asterisk_call_context")},
+        **{view: {"SELECT"} for view in ASTERISK_READS},
         "cel": {"SELECT", "INSERT"},
     },
 }
@@ -386,7 +387,7 @@ def test_asterisk_reads_its_views_and_writes_its_own_ledger_and_nothing_else(
     rows: Rows, owner: psycopg.Connection[Any]
 ) -> None:
     with acting_as(owner, "trunkline_asterisk"):
-        for view in ("ps_endpoints", "ps_auths", "ps_aors", "asterisk_call_context"):
+        for view in ASTERISK_READS:
             owner.execute(f"SELECT * FROM {view}".encode())
         owner.execute("INSERT INTO cel (eventtype, eventtime, uniqueid) VALUES ('CHAN_START', now(), 'x')")
         for query in (

@@ -25,6 +25,16 @@ CREATE TABLE gateway_probes (
   seen_as     text                       -- our address as the gateway saw it (RFC 3581, received)
 );
 
+-- Whose request it is that comes in from one of these addresses. All gateways of a trunk are the same to it, so the first
+-- stands for them.
+CREATE VIEW ps_endpoint_id_ips AS
+SELECT t.id::text AS id,
+       (SELECT g.id::text FROM trunk_gateways g WHERE g.trunk_id = t.id ORDER BY g.priority, g.id LIMIT 1) AS endpoint,
+       array_to_string(t.ip_identifiers, ',') AS match,
+       'no'::text AS srv_lookups
+FROM trunks t
+WHERE t.is_active AND t.ip_identifiers <> '{}';
+
 -- ---------------------------------------------------------------------------------------------
 -- Attempts
 -- ---------------------------------------------------------------------------------------------
@@ -65,6 +75,55 @@ ALTER TABLE nodes
   ADD COLUMN version      text,  -- Asterisk's
   ADD COLUMN sip_address  text;  -- ours, as this node tells it to carriers
 
+-- With the reason of a pause that nobody typed.
+CREATE OR REPLACE VIEW campaign_status AS
+SELECT c.id AS campaign_id, c.name, c.status,
+       s.total, s.scheduled, s.queued, s.initiated, s.ringing, s.in_progress,
+       s.completed, s.busy, s.no_answer, s.failed, s.canceled, s.unknown,
+       c.rejected + c.duplicate + c.suppressed AS rejected_rows,
+       greatest(c.updated_at, s.at) AS updated_at,
+       c.pause_reason
+FROM campaigns c
+CROSS JOIN LATERAL (
+  SELECT coalesce(sum(calls), 0)::bigint AS total,
+         coalesce(sum(calls) FILTER (WHERE status = 'scheduled'), 0)::bigint AS scheduled,
+         coalesce(sum(calls) FILTER (WHERE status = 'queued'), 0)::bigint AS queued,
+         coalesce(sum(calls) FILTER (WHERE status = 'initiated'), 0)::bigint AS initiated,
+         coalesce(sum(calls) FILTER (WHERE status = 'ringing'), 0)::bigint AS ringing,
+         coalesce(sum(calls) FILTER (WHERE status = 'in-progress'), 0)::bigint AS in_progress,
+         coalesce(sum(calls) FILTER (WHERE status = 'completed'), 0)::bigint AS completed,
+         coalesce(sum(calls) FILTER (WHERE status = 'busy'), 0)::bigint AS busy,
+         coalesce(sum(calls) FILTER (WHERE status = 'no-answer'), 0)::bigint AS no_answer,
+         coalesce(sum(calls) FILTER (WHERE status = 'failed'), 0)::bigint AS failed,
+         coalesce(sum(calls) FILTER (WHERE status = 'canceled'), 0)::bigint AS canceled,
+         coalesce(sum(calls) FILTER (WHERE status = 'unknown'), 0)::bigint AS unknown,
+         max(at) AS at
+  FROM (
+    SELECT status, calls, at FROM campaign_counts WHERE campaign_id = c.id
+    UNION ALL
+    SELECT status, calls, at FROM campaign_count_deltas WHERE campaign_id = c.id
+  ) parts
+) s;
+
+-- Who is on the line, and which of their calls it is: attempts that were taken back before anything left do not count.
+CREATE OR REPLACE VIEW call_context AS
+SELECT a.id::text AS attempt_id, c.id::text AS call_id, c.campaign_id::text AS campaign_id, p.name AS campaign,
+       c.phone_number, c.name, c.variables, a.from_number, g.name AS agent,
+       (SELECT count(*) FROM attempts o WHERE o.call_id = a.call_id AND o.id <= a.id AND o.status <> 'withdrawn') AS attempt_number,
+       t.name AS trunk, a.node, a.initiated_at
+FROM attempts a
+JOIN calls c ON c.id = a.call_id
+JOIN agents g ON g.id = c.agent_id
+LEFT JOIN campaigns p ON p.id = c.campaign_id
+LEFT JOIN trunks t ON t.id = a.trunk_id
+WHERE a.status IN ('initiated', 'ringing', 'in-progress');
+
+CREATE OR REPLACE VIEW asterisk_call_context AS
+SELECT attempt_id, call_id, campaign_id, realtime_value(campaign) AS campaign, phone_number,
+       realtime_value(name) AS name, realtime_value(variables::text) AS variables, from_number, realtime_value(agent) AS agent,
+       attempt_number, realtime_value(trunk) AS trunk, node, initiated_at
+FROM call_context;
+
 -- ---------------------------------------------------------------------------------------------
 -- Events
 -- ---------------------------------------------------------------------------------------------
@@ -91,4 +150,5 @@ END $$;
 -- Rights
 -- ---------------------------------------------------------------------------------------------
 
+GRANT SELECT ON ps_endpoint_id_ips TO trunkline_asterisk;
 GRANT SELECT, INSERT, UPDATE, DELETE ON gateway_health, gateway_probes, agent_health TO trunkline_services;

@@ -10,7 +10,7 @@ import pytest
 from asterisk import events
 from asterisk.connection import AmiMessage
 from asterisk.events import Interpreter
-from models.sightings import Sight, Sighting
+from models.sightings import AtTheEnd, Sight, Sighting
 
 ID = UUID("0192f7a4-0000-7000-8000-000000000001")
 OTHER = UUID("0192f7a4-0000-7000-8000-000000000002")
@@ -49,6 +49,7 @@ def failure(id: UUID = ID) -> AmiMessage:
         (failure(), Sight.NOT_PLACED),
         (event("HangupRequest", Uniqueid=str(ID)), Sight.CALLEE_HUNG_UP),
         (event("UserEvent", UserEvent="AgentLeg", Uniqueid=str(ID), status="CHANUNAVAIL"), Sight.AGENT_LEG),
+        (event("UserEvent", UserEvent="CallEnd", Uniqueid=str(ID), callid="a@b"), Sight.ENDING),
         (event("Hangup", Uniqueid=str(ID), Cause="17", TechCause="486"), Sight.ENDED),
     ],
     ids=lambda value: value.name if isinstance(value, Sight) else "",
@@ -199,3 +200,34 @@ def test_an_interpreter_remembers_so_many_channels_and_no_more_the_oldest_go(mon
         reader.read(event("Hangup", Uniqueid=str(id), Cause="16"))
     assert all(reader.read(failure(id)) is None for id in ids[-100:])
     assert all(reader.read(failure(id)) for id in ids[:-100])
+
+
+def test_the_call_end_of_an_unanswered_call_has_its_call_id_alone() -> None:
+    seen = interpreter().read(event("UserEvent", UserEvent="CallEnd", Uniqueid=str(ID), callid="a@b"))
+    assert seen is not None
+    assert seen.at_the_end == AtTheEnd(sip_call_id="a@b")
+
+
+@pytest.mark.parametrize(
+    ("left", "ended", "hangup_by"),
+    [
+        ("3606.977", "agent", "agent"),
+        ("3606.977", "", None),
+        ("0.000", "agent", "limit"),
+        ("-0.013", "", "limit"),
+        ("0", "agent", "agent"),  # a dialplan has taken the limit away
+        ("", "", None),
+    ],
+)
+def test_who_ended_the_call_is_told_by_the_time_that_was_left(left: str, ended: str, hangup_by: str | None) -> None:
+    seen = interpreter().read(event("UserEvent", UserEvent="CallEnd", Uniqueid=str(ID), left=left, ended=ended))
+    assert seen is not None
+    assert seen.at_the_end is not None
+    assert seen.at_the_end.hangup_by == hangup_by
+
+
+def test_figures_that_cannot_be_counts_of_packets_are_left_out() -> None:
+    rtcp = "ssrc=1;rxcount=4294967295;txcount=7;lp=;rlp=4294967290;rtt"
+    seen = interpreter().read(event("UserEvent", UserEvent="CallEnd", Uniqueid=str(ID), rtcp=rtcp, codec="(ulaw|alaw)"))
+    assert seen is not None
+    assert seen.at_the_end == AtTheEnd(tx_packets=7, codec="ulaw|alaw")

@@ -97,6 +97,7 @@ def test_an_originate_is_exactly_these_lines_and_no_number_dialled(pool: AmiPool
             "CallerID: +4930123456",
             "Variable: TIMEOUT(absolute)=3630",
             f"Variable: DB(att20260101/{attempt(1)})=1",
+            r"Variable: CHANNEL(hangup_handler_push)=trunkline-end\,s\,1",
             "Variable: __AGENT_ID=42",
             "Async: true",
         ]

@@ -132,6 +132,8 @@ async def test_frames_are_put_together_wherever_tcp_cuts_them() -> None:
     [call] = agent.conversations
     assert call.attempt_id == attempt_id
     assert call.heard_seconds == pytest.approx(2 * FRAME_SECONDS)
+    assert call.keys == "5"
+    assert "keys" not in repr(call)
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,27 @@ def line(at: float, event: str, call_id: str = "a", rest: str = "") -> str:
 def invite(
     at: float, call_id: str = "a", *, number: str = "+12025550100", asserted: str = "", formats: str = "0"
 ) -> str:
-    rest = f"uri=sip:{number}@127.0.0.1:5060 from=+12025550199 asserted={asserted} dtmf=101 formats={formats} 101"
-    return line(at, "invite", call_id, rest)
+    return line(
+        at, "invite", call_id, fields(f"sip:{number}@127.0.0.1:5060", asserted=asserted, formats=formats + " 101")
+    )
+
+
+def fields(
+    uri: str,
+    *,
+    via: str = "UDP",
+    caller: str = "+12025550199@10.0.0.1:5062",
+    contact: str = "asterisk@10.0.0.1:5062",
+    asserted: str = "",
+    profile: str = "RTP/AVP",
+    crypto: str = "",
+    dtmf: str = "101",
+    formats: str = "0 101",
+) -> str:
+    return (
+        f"uri={uri} via={via} from={caller} contact={contact} asserted={asserted} profile={profile} crypto={crypto}"
+        f" dtmf={dtmf} formats={formats}"
+    )
 
 
 def call(invited_at: float, ended_at: float | None = None, *, number: str = "+12025550100") -> CarrierCall:
@@ -69,6 +88,11 @@ def test_answered_call_with_everything() -> None:
         request_uri="sip:+12025550100@127.0.0.1:5060",
         codecs=("alaw", "ulaw", "payload-107"),
         invited_at=10.000001,
+        transport="UDP",
+        from_domain="10.0.0.1:5062",
+        contact_user="asterisk",
+        profile="RTP/AVP",
+        crypto=None,
         ringing_at=10.1,
         answered_at=10.2,
         ended_at=11.5,
@@ -125,8 +149,29 @@ def test_interleaved_calls_keep_apart_and_keep_their_order() -> None:
     assert (second.sip_call_id, second.status) == ("b", 486)
 
 
+def test_what_a_trunks_form_changes_is_read() -> None:
+    rest = fields(
+        "sip:1@[::1]:5061;transport=tls",
+        via="TLS",
+        caller="acme@sip.example.com",
+        contact="+12025550199@10.0.0.1:5063",
+        profile="RTP/SAVP",
+        crypto="AES_CM_128_HMAC_SHA1_80",
+    )
+    found = only([line(1, "invite", rest=rest)])
+    assert (found.transport, found.from_number, found.from_domain) == ("TLS", "acme", "sip.example.com")
+    assert (found.contact_user, found.profile, found.crypto) == ("+12025550199", "RTP/SAVP", "AES_CM_128_HMAC_SHA1_80")
+
+
 @pytest.mark.parametrize(
-    "text", ["nonsense", line(1, "invite", rest="uri=?"), invite(1) + "\n" + line(1, "unheard-of")]
+    "text",
+    [
+        "nonsense",
+        line(1, "invite", rest="uri=?"),
+        line(1, "invite", rest=fields("sip:1@h", via="SCTP")),
+        line(1, "invite", rest=fields("sip:1@h") + " more"),
+        invite(1) + "\n" + line(1, "unheard-of"),
+    ],
 )
 def test_a_line_of_another_hand_is_an_error(text: str) -> None:
     with pytest.raises(NotACarrierLog):
@@ -134,8 +179,9 @@ def test_a_line_of_another_hand_is_an_error(text: str) -> None:
 
 
 def test_missing_caller_and_codecs_are_empty() -> None:
-    found = only([line(1, "invite", rest="uri=tel:1 from= asserted= dtmf= formats=")])
-    assert (found.number, found.from_number, found.codecs) == ("", "", ())
+    rest = fields("tel:1", caller="", contact="", profile="", dtmf="", formats="")
+    found = only([line(1, "invite", rest=rest)])
+    assert (found.number, found.from_number, found.contact_user, found.codecs) == ("", "", "", ())
 
 
 def test_read_leaves_a_line_without_its_end(tmp_path: Path) -> None:

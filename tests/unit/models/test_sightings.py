@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise, permutations
+from itertools import permutations
 from uuid import UUID
 
 import pytest
@@ -15,13 +15,22 @@ from hypothesis import strategies as st
 from asterisk.connection import AmiMessage
 from asterisk.events import Interpreter
 from models.outcome import Disposition
-from models.sightings import Attempt, Sight, Sighting, after, frees_after_cancel
+from models.sightings import Attempt, Sight, Sighting, after, frees_after_cancel, reached_agent
 from models.statuses import DIALABLE, ENDS, Status, may_follow
 
 ID = UUID("0192f7a4-0000-7000-8000-000000000001")
 CALL = UUID("0192f7a4-0000-7000-8000-0000000000c1")
 START = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
 TIMER_B = timedelta(milliseconds=6400)
+SIP_CALL_ID = "c8cb6ba4-4c0c-4734-a76e-56861e943b70"
+FIGURES = {
+    "rx_packets": 51,
+    "tx_packets": 52,
+    "rx_lost": 3,
+    "tx_lost": 4,
+    "codec": "ulaw",
+    "media_address": "192.0.2.7:41400",
+}
 ON_THE_CHANNEL = {"Newchannel", "Newstate", "HangupRequest", "UserEvent", "Hangup"}
 """Events of one channel come in the order in which they happened; the others may come anywhere among them."""
 
@@ -63,6 +72,16 @@ def hangup(cause: int, tech_cause: str, at: float) -> AmiMessage:
     return event("Hangup", at, Uniqueid=str(ID), Cause=str(cause), TechCause=tech_cause)
 
 
+def call_end(at: float, **said: str) -> AmiMessage:
+    """What the hangup handler says; the figures as Asterisk 22 writes them."""
+    return event("UserEvent", at, UserEvent="CallEnd", Uniqueid=str(ID), callid=SIP_CALL_ID, **said)
+
+
+def answered_end(at: float, *, leg: str = "ANSWER", ended: str = "", left: str = "3595.010") -> AmiMessage:
+    rtcp = "ssrc=1;themssrc=2;lp=3;rxjitter=0.000125;rxcount=51;txjitter=0.0;txcount=52;rlp=4;rtt=0.0"
+    return call_end(at, leg=leg, ended=ended, left=left, rtcp=rtcp, codec="(ulaw)", remote="192.0.2.7:41400")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Story:
     """What happened to an attempt, and how it has to end."""
@@ -74,6 +93,7 @@ class Story:
     cause: int
     hangup_by: str | None = None
     says: str = ""
+    agent_status: str | None = None
 
 
 ANSWERED = (
@@ -92,23 +112,60 @@ STORIES = {
         cause=16,
         hangup_by="trunkline",
     ),
+    "answered, and the agent hung up": Story(
+        events=(*ANSWERED, answered_end(8.999, ended="agent"), hangup(16, "", 9.0)),
+        status=Status.COMPLETED,
+        disposition=Disposition.ANSWERED,
+        cause=16,
+        hangup_by="agent",
+        agent_status="ANSWER",
+    ),
     "answered, and the callee hung up": Story(
-        events=(*ANSWERED, event("HangupRequest", 8.9, Uniqueid=str(ID), Cause=""), hangup(0, "", 9.0)),
+        events=(
+            *ANSWERED,
+            event("HangupRequest", 8.9, Uniqueid=str(ID), Cause=""),
+            answered_end(8.999),
+            hangup(0, "", 9.0),
+        ),
         status=Status.COMPLETED,
         disposition=Disposition.ANSWERED,
         cause=0,
         hangup_by="callee",
+        agent_status="ANSWER",
+    ),
+    "answered, and the callee hung up on a dialplan": Story(
+        events=(
+            *ANSWERED,
+            event("HangupRequest", 8.9, Uniqueid=str(ID), Cause=""),
+            answered_end(8.999, ended="agent"),
+            hangup(0, "", 9.0),
+        ),
+        status=Status.COMPLETED,
+        disposition=Disposition.ANSWERED,
+        cause=0,
+        hangup_by="callee",
+        agent_status="ANSWER",
+    ),
+    "answered, and the longest call was over": Story(
+        events=(*ANSWERED, answered_end(8.999, ended="agent", left="-0.001"), hangup(0, "", 9.0)),
+        status=Status.COMPLETED,
+        disposition=Disposition.ANSWERED,
+        cause=0,
+        hangup_by="limit",
+        agent_status="ANSWER",
     ),
     "answered, and the agent was unreachable": Story(
         events=(
             *ANSWERED,
             event("UserEvent", 5.1, UserEvent="AgentLeg", Uniqueid=str(ID), status="CHANUNAVAIL"),
-            hangup(38, "500", 5.2),
+            answered_end(6.0, leg="CHANUNAVAIL"),
+            hangup(38, "500", 6.001),
         ),
         status=Status.FAILED,
         disposition=Disposition.AGENT_UNREACHABLE,
         cause=38,
         hangup_by="trunkline",
+        agent_status="CHANUNAVAIL",
     ),
     "486 after ringing": Story(
         events=(
@@ -116,6 +173,7 @@ STORIES = {
             newstate("Ringing", 1.0),
             dial_state("RINGING", 1.001),
             dial_end("BUSY", 2.0),
+            call_end(2.0005),
             originate_response("Failure", 0, 2.001),
             hangup(17, "486", 2.002),
         ),
@@ -129,6 +187,7 @@ STORIES = {
             newchannel(),
             newstate("Ringing", 1.0),
             dial_state("RINGING", 1.001),
+            call_end(29.999),
             originate_response("Failure", 3, 30.0),
             hangup(19, "480", 30.001),
         ),
@@ -154,6 +213,7 @@ STORIES = {
         events=(
             newchannel(),
             dial_end("NOANSWER", 6.41),
+            call_end(6.4105),
             originate_response("Failure", 0, 6.412),
             hangup(18, "408", 6.411),
         ),
@@ -208,9 +268,11 @@ def see(row: Attempt, seen: Sequence[Sighting]) -> Attempt:
 
 def as_on_the_wire(events: Sequence[AmiMessage]) -> Iterator[tuple[AmiMessage, ...]]:
     """Every order in which the channel's own events keep theirs."""
-    for order in permutations(range(len(events))):
-        if all(a < b for a, b in pairwise(at for at in order if events[at].name in ON_THE_CHANNEL)):
-            yield tuple(events[at] for at in order)
+    others = [event for event in events if event.name not in ON_THE_CHANNEL]
+    for places in permutations(range(len(events)), len(others)):
+        elsewhere = dict(zip(places, others, strict=True))
+        on_the_channel = (event for event in events if event.name in ON_THE_CHANNEL)
+        yield tuple(elsewhere.get(place) or next(on_the_channel) for place in range(len(events)))
 
 
 def ends_of_every_split(row: Attempt, seen: Sequence[Sighting], *, twice: bool = False) -> set[Attempt]:
@@ -238,6 +300,10 @@ def assert_tells(story: Story, end: Attempt) -> None:
     assert (end.ringing_at is not None) == (Sight.RINGING in shown)
     assert (end.answered_at is not None) == (Sight.ANSWERED in shown)
     assert end.hold_until is None
+    assert end.sip_call_id == (SIP_CALL_ID if Sight.ENDING in shown else None)
+    told = FIGURES if Sight.ENDING in shown and end.answered_at else dict.fromkeys(FIGURES)
+    assert {name: getattr(end, name) for name in FIGURES} == told
+    assert end.agent_status == story.agent_status
 
 
 @stories
@@ -313,7 +379,21 @@ def test_an_operators_stop_before_an_answer_is_canceled_and_after_it_is_not() ->
     assert (ended.status, ended.disposition) == (Status.CANCELED, "canceled")
     answered = replace(claimed(Status.IN_PROGRESS), stop_requested_at=START, answered_at=START)
     ended = see(answered, read([hangup(16, "", 3.0)]))
-    assert (ended.status, ended.disposition, ended.hangup_by) == (Status.COMPLETED, "answered", "trunkline")
+    assert (ended.status, ended.disposition, ended.hangup_by) == (Status.COMPLETED, "answered", "operator")
+    ended = see(answered, read([answered_end(2.9, ended="agent"), hangup(16, "", 3.0)]))
+    assert ended.hangup_by == "operator"
+    ended = see(answered, read([event("HangupRequest", 2.8, Uniqueid=str(ID)), hangup(16, "", 3.0)]))
+    assert ended.hangup_by == "callee"
+
+
+@pytest.mark.parametrize(
+    ("leg", "reached"),
+    [("ANSWER", True), ("CHANUNAVAIL", False), ("NOSOUND", False), ("CANCEL", None), ("", None)],
+)
+def test_a_callee_who_did_not_wait_for_the_agent_says_nothing_of_it(leg: str, reached: bool | None) -> None:
+    end = see(claimed(), read([*ANSWERED, answered_end(8.9, leg=leg), hangup(16, "", 9.0)]))
+    assert reached_agent(end) is reached
+    assert reached_agent(replace(end, answered_at=None)) is None
 
 
 def test_a_refusal_with_no_channel_is_not_placed_and_only_from_initiated() -> None:
@@ -368,6 +448,7 @@ def test_a_whole_story_that_comes_after_a_verdict_ends_as_it_happened(story: Sto
         originate_response("Failure", 0, 20),
         event("HangupRequest", 20, Uniqueid=str(ID)),
         event("UserEvent", 20, UserEvent="AgentLeg", Uniqueid=str(ID), status="CHANUNAVAIL"),
+        call_end(20),
     ],
     ids=lambda message: message.name,
 )

@@ -96,5 +96,14 @@ def test_the_picture_shows_names_as_they_are_and_slots_as_far_as_known() -> None
     assert "25%\n" in text
 
 
+def test_the_picture_says_why_a_campaign_has_paused_itself() -> None:
+    console = Console(width=80, markup=True, force_terminal=False)
+    with console.capture() as picture:
+        console.print(
+            render(View(counts=counts(status="paused", pause_reason="Its agent [b] is down."), slots={}), Pace())
+        )
+    assert "\nIts agent [b] is down.\n" in picture.get()
+
+
 def test_a_summary_leaves_out_what_is_nothing() -> None:
     assert summary(counts()) == "running: 0 of 0 over"

@@ -1,0 +1,138 @@
+"""What is known around an attempt when its end is explained: its trunk's form, its gateway's last probe, our address."""
+
+from __future__ import annotations
+
+import ipaddress
+import shlex
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from models.statements import statement
+
+_CAMPAIGN_RUNS = {None, "running"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Context:
+    """What a sentence may name. None is not known, and the sentence then speaks in general."""
+
+    trunk: str | None = None
+    trunk_active: bool | None = None
+    auth_type: str | None = None
+    transport: str | None = None
+    media_encryption: str | None = None
+    allow: str | None = None  #: the codecs offered
+    leading_plus: bool | None = None
+    rtp_symmetric: bool | None = None
+    direct_media: bool | None = None
+    caller_id: str | None = None
+    gateway: str | None = None  #: HOST[:PORT]
+    finding: str | None = None  #: of the gateway's last probe
+    detail: str | None = None  #: of the same, a sentence
+    sip_address: str | None = None  #: ours, as the node tells it to carriers
+    seen_as: str | None = None  #: ours, as a gateway saw it
+    agent: str | None = None  #: its URI
+    campaign_status: str | None = None  #: None: a single call
+
+    @property
+    def gateway_removed(self) -> bool:
+        return self.trunk is not None and self.gateway is None
+
+    @property
+    def campaign_waits(self) -> bool:
+        return self.campaign_status not in _CAMPAIGN_RUNS
+
+    @property
+    def bound_to_loopback(self) -> bool:
+        """Asterisk speaks from loopback to a gateway that is elsewhere."""
+        here, there = _address(self.sip_address), _address(self.gateway)
+        remote = self.gateway is not None and (there is None or not there.is_loopback)
+        return here is not None and here.is_loopback and remote and not (self.gateway or "").startswith("localhost")
+
+    @property
+    def our_address(self) -> str | None:
+        """As the carrier sees it."""
+        if self.seen_as:
+            return self.seen_as
+        told = _address(self.sip_address)
+        return None if told is not None and (told.is_loopback or told.is_unspecified) else self.sip_address
+
+    def words(self) -> Mapping[str, str]:
+        """What the templates of `models.explanations` may hold."""
+        name = shlex.quote(self.trunk) if self.trunk else "TRUNK"
+        update = f"trunkline trunk update {name}"
+        return {
+            "name": name,
+            "update": update,
+            "trunk": f"trunk {self.trunk}" if self.trunk else "the trunk",
+            "gateway": f"gateway {self.gateway}" if self.gateway else "the gateway",
+            "caller_id": f"the caller ID {self.caller_id}" if self.caller_id else "the caller ID",
+            "our_address": f"our address {self.our_address}" if self.our_address else "our public address",
+            "agent": f"the agent at {self.agent}" if self.agent else "the agent",
+            "codecs": f"codecs {self.allow}" if self.allow else "trunk's codecs",
+            "gateways": f"`{update} --gateway HOST:PORT` (once for each of its gateways)",
+            "transport": self.transport.removeprefix("transport-").upper()
+            if self.transport
+            else "the transport of the trunk",
+            "plus": _plus(self.leading_plus, update),
+            "found": f"Its last probe: {self.detail}" if self.detail else "Its last probe found so.",
+            "symmetric": _symmetric(self.rtp_symmetric, update),
+            "direct": _direct(self.direct_media, update),
+            "nat": _nat(self.sip_address, self.seen_as),
+        }
+
+
+def of_attempts(connection: Connection, ids: Collection[UUID]) -> dict[UUID, Context]:
+    """The contexts of these attempts, in one query."""
+    if not ids:
+        return {}
+    rows = connection.exec_driver_sql(statement("contexts_of_attempts"), {"ids": list(ids)})
+    return {row["id"]: Context(**{name: row[name] for name in row if name != "id"}) for row in rows.mappings()}
+
+
+def _plus(enabled: bool | None, update: str) -> str:
+    match enabled:
+        case True:
+            return f"numbers are sent with a leading plus, try without: `{update} --no-leading-plus`"
+        case False:
+            return f"numbers are sent without a leading plus, try with it: `{update} --leading-plus`"
+        case None:
+            return f"try the other form: `{update} --no-leading-plus` or `--leading-plus`"
+
+
+def _symmetric(on: bool | None, update: str) -> str:
+    return "symmetric RTP is on, as it should be" if on else f"switch symmetric RTP on (`{update} --rtp-symmetric`)"
+
+
+def _direct(on: bool | None, update: str) -> str:
+    return "direct media is off, as it should be" if on is False else (
+        f"switch direct media off (`{update} --no-direct-media`)"
+    )  # fmt: skip
+
+
+def _nat(told: str | None, seen_as: str | None) -> str:
+    """The address that the far side is told to send its audio to."""
+    ours, seen = _address(told), _address(seen_as)
+    if ours is not None and seen is not None and ours != seen and not ours.is_unspecified:
+        return f"behind NAT: carriers are told {told} and see {seen}, so set TRUNKLINE_EXTERNAL_ADDRESS={seen}"
+    if ours is not None and ours.is_private and not ours.is_loopback:
+        return f"behind NAT: carriers are told the private {told}, so set TRUNKLINE_EXTERNAL_ADDRESS to the public one"
+    if told and (ours is None or not (ours.is_loopback or ours.is_unspecified)):
+        return f"behind NAT: carriers are told {told} (TRUNKLINE_EXTERNAL_ADDRESS), which must be our public address"
+    return "behind NAT: set TRUNKLINE_EXTERNAL_ADDRESS to our public address"
+
+
+def _address(text: str | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Of `HOST` or `HOST:PORT`; None where it is a name."""
+    host = text or ""
+    if host.startswith("["):
+        host = host[1:].partition("]")[0]
+    elif host.count(":") == 1:
+        host = host.partition(":")[0]
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
