@@ -118,19 +118,28 @@ class System:
             self.processes[name].send_signal(signal.SIGCONT)
 
     def add_trunk(
-        self, name: str, *, slots: int = 20, calls_per_second: float = 1000, plus: bool = True, userpass: bool = True
+        self,
+        name: str,
+        *,
+        slots: int = 20,
+        calls_per_second: float = 1000,
+        plus: bool = True,
+        userpass: bool = True,
+        qualify_frequency: int = 60,
     ) -> str:
         """A trunk to the carrier; returns a number registered on it."""
         trunk_id, number = uuid4(), f"+1202555{next(self._numbers):04}"
         self.run(
             "INSERT INTO trunks (id, name, auth_type, max_concurrent_calls, max_calls_per_second,"
-            " outbound_leading_plus_enabled) VALUES (%(id)s, %(name)s, %(auth)s, %(slots)s, %(rate)s, %(plus)s)",
+            " outbound_leading_plus_enabled, qualify_frequency)"
+            " VALUES (%(id)s, %(name)s, %(auth)s, %(slots)s, %(rate)s, %(plus)s, %(qualify)s)",
             id=trunk_id,
             name=name,
             auth="userpass" if userpass else "ip-based",
             slots=slots,
             rate=calls_per_second,
             plus=plus,
+            qualify=qualify_frequency,
         )
         self.run(
             "INSERT INTO trunk_gateways (trunk_id, gateway_address, port) VALUES (%(id)s, %(host)s, %(port)s)",

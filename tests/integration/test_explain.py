@@ -34,6 +34,11 @@ def open_carrier(whole_system: System, tmp_path_factory: pytest.TempPathFactory)
         carrier.stop()
 
 
+def add_trunk(system: System, name: str, *, plus: bool = True, userpass: bool = True) -> str:
+    """A trunk that the prober leaves alone: what a probe has found the tests say themselves."""
+    return system.add_trunk(name, plus=plus, userpass=userpass, qualify_frequency=0)
+
+
 def make_call(system: System, trunk: str, number: str, digits: str, connect: str = "playback://hello-world") -> UUID:
     """A call from a number of the trunk's to somebody who ends like this, waited for."""
     call = system.call(
@@ -85,7 +90,7 @@ def set_gateway(system: System, trunk: str, host: str, port: int | None) -> None
 
 
 def test_a_wrong_password_is_named_with_the_command_that_sets_it(system: System) -> None:
-    number = system.add_trunk("why-password")
+    number = add_trunk(system, "why-password")
     system.run(
         "UPDATE trunk_credentials SET auth_password = 'wrong' WHERE trunk_id = (SELECT id FROM trunks WHERE name = 'why-password')"
     )
@@ -94,7 +99,7 @@ def test_a_wrong_password_is_named_with_the_command_that_sets_it(system: System)
 
 
 def test_a_carrier_that_asks_an_address_trunk_for_credentials_is_told_which_address_to_allow(system: System) -> None:
-    number = system.add_trunk("why-401", userpass=False)
+    number = add_trunk(system, "why-401", userpass=False)
     probed(system, "why-401", "answered", seen_as=OURS)
     text = explanation(system, make_call(system, "why-401", number, "01"))
     says(
@@ -108,14 +113,14 @@ def test_a_carrier_that_asks_an_address_trunk_for_credentials_is_told_which_addr
 
 
 def test_a_403_speaks_of_the_caller_id_on_a_credentials_trunk(system: System) -> None:
-    number = system.add_trunk("why-403")
+    number = add_trunk(system, "why-403")
     text = explanation(system, make_call(system, "why-403", number, "03"))
     says(text, f"the caller ID {number}", "Register or verify", "country", "(SIP 403 Forbidden)")
     assert "allow-list" not in text
 
 
 def test_a_403_speaks_of_our_address_on_an_address_trunk(system: System, open_carrier: Carrier) -> None:
-    number = system.add_trunk("why-address", userpass=False)
+    number = add_trunk(system, "why-address", userpass=False)
     set_gateway(system, "why-address", open_carrier.host, open_carrier.port)
     probed(system, "why-address", "answered", seen_as=OURS)
     text = explanation(system, make_call(system, "why-address", number, "03"))
@@ -125,21 +130,21 @@ def test_a_403_speaks_of_our_address_on_an_address_trunk(system: System, open_ca
 @pytest.mark.parametrize("plus", [True, False])
 def test_a_404_says_how_the_number_was_written_and_how_to_write_it_otherwise(system: System, plus: bool) -> None:
     trunk = f"why-404-{'plus' if plus else 'bare'}"
-    number = system.add_trunk(trunk, plus=plus)
+    number = add_trunk(system, trunk, plus=plus)
     text = explanation(system, make_call(system, trunk, number, "04"))
     other = "--no-leading-plus" if plus else "--leading-plus"
     says(text, "does not exist", f"trunkline trunk update {trunk} {other}`", "(SIP 404 Not Found)")
 
 
 def test_a_488_names_the_codecs_offered_and_srtp(system: System) -> None:
-    number = system.add_trunk("why-488")
+    number = add_trunk(system, "why-488")
     system.run("UPDATE trunks SET allow = 'alaw,ulaw' WHERE name = 'why-488'")
     text = explanation(system, make_call(system, "why-488", number, "88"))
     says(text, "codecs alaw,ulaw", "SRTP", "--allow", "--transport transport-tls --media-encryption sdes", "(SIP 488 ")
 
 
 def test_a_503_is_congestion_unless_the_last_probe_knows_better(system: System) -> None:
-    number = system.add_trunk("why-503")
+    number = add_trunk(system, "why-503")
     text = explanation(system, make_call(system, "why-503", number, "53"))
     says(text, "no line free", "cannot be reached", "trunkline trunk check why-503", "(SIP 503 Service Unavailable)")
     probed(system, "why-503", "answered", "It answered in 3 ms.")
@@ -157,7 +162,7 @@ def test_a_503_is_congestion_unless_the_last_probe_knows_better(system: System) 
 
 
 def test_a_gateway_whose_name_is_not_found_is_told_from_congestion_by_its_probe(system: System) -> None:
-    number = system.add_trunk("why-name")
+    number = add_trunk(system, "why-name")
     set_gateway(system, "why-name", "no-such-carrier.invalid", 5060)
     probed(system, "why-name", "no-name", "No address is known for no-such-carrier.invalid.")
     call = make_call(system, "why-name", number, "01")
@@ -167,7 +172,7 @@ def test_a_gateway_whose_name_is_not_found_is_told_from_congestion_by_its_probe(
 
 
 def test_silence_names_address_port_transport_and_firewall(system: System) -> None:
-    number = system.add_trunk("why-silence")
+    number = add_trunk(system, "why-silence")
     text = explanation(system, make_call(system, "why-silence", number, "93"))
     gateway = f"Gateway {system.carrier.address}"
     says(text, gateway, "did not answer at all over UDP", "port", "firewall", "trunkline trunk check why-silence")
@@ -176,19 +181,19 @@ def test_silence_names_address_port_transport_and_firewall(system: System) -> No
 
 def test_sip_on_loopback_is_named_as_what_keeps_a_carrier_out_of_reach(system: System) -> None:
     assert system.value("SELECT sip_address FROM nodes") == "127.0.0.1", "the listener says what Asterisk is bound to"
-    number = system.add_trunk("why-loopback")
+    number = add_trunk(system, "why-loopback")
     set_gateway(system, "why-loopback", "192.0.2.1", 5060)
     text = explanation(system, make_call(system, "why-loopback", number, "01"))
     says(text, "loopback, which reaches no carrier", "TRUNKLINE_SIP_BIND", "TRUNKLINE_EXTERNAL_ADDRESS")
 
 
 def test_an_agent_that_is_not_reached_is_named_with_its_address(system: System) -> None:
-    number, port = system.add_trunk("why-agent"), free_port()
+    number, port = add_trunk(system, "why-agent"), free_port()
     call = make_call(system, "why-agent", number, "00", connect=f"audiosocket://127.0.0.1:{port}")
     says(
         explanation(system, call), "The person answered", f"audiosocket://127.0.0.1:{port} could not be reached", "runs"
     )
-    number = system.add_trunk("why-sound")
+    number = add_trunk(system, "why-sound")
     call = make_call(system, "why-sound", number, "00", connect="playback://no-such-sound")
     says(explanation(system, call), "no such sound", "playback://no-such-sound")
 
@@ -205,11 +210,11 @@ def test_an_agent_that_is_not_reached_is_named_with_its_address(system: System) 
 )
 def test_other_ends_are_said_in_words(system: System, digits: str, words: tuple[str, ...]) -> None:
     trunk = f"why-{digits}"
-    says(explanation(system, make_call(system, trunk, system.add_trunk(trunk), digits)), *words)
+    says(explanation(system, make_call(system, trunk, add_trunk(system, trunk), digits)), *words)
 
 
 def test_a_call_is_told_attempt_by_attempt_to_people_and_to_programs(system: System) -> None:
-    number = system.add_trunk("why-story")
+    number = add_trunk(system, "why-story")
     call = make_call(system, "why-story", number, "02")
     said = system.trunkline("explain", call)
     says(
@@ -226,7 +231,7 @@ def test_a_call_is_told_attempt_by_attempt_to_people_and_to_programs(system: Sys
 
 
 def test_a_call_that_is_still_to_be_made_says_what_it_waits_for(system: System) -> None:
-    number, agent = system.add_trunk("why-waits"), system.add_agent("why-waits")
+    number, agent = add_trunk(system, "why-waits"), system.add_agent("why-waits")
     system.trunkline("trunk", "disable", "why-waits")
     call = system.call(agent, number, f"+12125{next(_people):04}86")
     says(

@@ -28,7 +28,7 @@ def test_a_single_call_is_waited_for_and_explained(system: System) -> None:
 
 
 def test_a_single_call_goes_before_a_campaign_that_fills_the_trunk(system: System, tmp_path: Path) -> None:
-    to = numbers({"01": 100}, skip=20)
+    to = numbers({"01": 250}, skip=20)  # long enough for a command to be typed on a busy machine
     from_number = start_campaign(system, tmp_path, "crowd", to)
     until(lambda: len(seen_of(system, to)) >= 20)
     system.trunkline("call", "+13125550177", "--agent", "crowd", "--from", from_number)
