@@ -113,7 +113,7 @@ class Listener:
                     "name": self._node.name,
                     "max_calls": self._node.max_calls,
                     "epoch": role.epoch,
-                    "sip_address": self._settings.sip_address,
+                    "sip_address": self._settings.sip_address or self._settings.external_address,
                 },
             )
 

@@ -560,6 +560,27 @@ def fetch_package(name: str, into: Path, *, machine: Machine | None = None) -> P
     return into
 
 
+def fetch_programs(names: Sequence[str], into: Path, *, machine: Machine | None = None) -> Tree:
+    """Packages of `SUITE` with all that they depend on, unpacked under `into/root`; `tree_command` runs what is in them.
+
+    Raises `Unavailable` when that is not possible.
+    """
+    mirror = (machine or Machine()).debian_mirror()
+    into.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="apt-", dir=into) as room:
+        try:
+            apt = PrivateApt(room=Path(room), source=mirror, suite=SUITE)
+            apt.run("update", timeout=UPDATE_TIMEOUT)
+            words = ("-y", "--no-install-recommends", "--download-only", "install", *names)
+            apt.run(*words, timeout=DOWNLOAD_TIMEOUT)
+            for deb in sorted((Path(room) / "cache/archives").glob("*.deb")):
+                _run(["dpkg-deb", "-x", str(deb), str(into / "root")], timeout=UNPACK_TIMEOUT, cwd=into)
+        except FetchFailed as error:
+            raise Unavailable(f"{', '.join(names)} could not be fetched from your Debian mirror ({error})") from error
+    _make_harmless_and_readable(into / "root")
+    return Tree(root=into / "root")
+
+
 def main(arguments: Sequence[str]) -> int:
     """`python -m deploy.debian [--refresh]`: have the tree, and print where it is."""
     try:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from models.settings import DEFAULT_NODE_CALLS, read_settings
+from models.settings import DEFAULT_NODE_CALLS, GivenSettings, read_settings
 from scheduler.cli import terminal
 from scheduler.cli.app import app
 from scheduler.cli.app import main as run_app
@@ -37,7 +37,7 @@ def up(
     from deploy.stack import Stack
     from deploy.supervisor import Supervisor, detach
 
-    settings = read_settings()
+    settings = read_settings(GivenSettings)
     if detached:
         detach(settings.home, [sys.executable, "-m", "deploy.main", "up"], _say)
         return

@@ -121,27 +121,32 @@ def free_port(preferred: int | None = None, host: str = "127.0.0.1", *, span: in
 
     Another process may still take it before it is used; whoever starts on it then fails and says so.
     """
-    if preferred and _is_free(preferred, host, span):
+    if preferred and taken_port(preferred, preferred + span - 1, host) is None:
         return preferred
     while True:
         with socket.socket() as probe:
             probe.bind((host, 0))
             port: int = probe.getsockname()[1]
-        if _is_free(port, host, span):
+        if taken_port(port, port + span - 1, host) is None:
             return port
 
 
-def _is_free(first: int, host: str, span: int) -> bool:
-    kinds = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
-    for port, kind in product(range(first, first + span), kinds):
+def taken_port(
+    first: int,
+    last: int,
+    host: str,
+    kinds: Sequence[socket.SocketKind] = (socket.SOCK_STREAM, socket.SOCK_DGRAM),
+) -> int | None:
+    """The first port of the range, both ends included, that cannot be bound over one of these kinds; None: all are free."""
+    for port, kind in product(range(first, last + 1), kinds):
         with socket.socket(socket.AF_INET, kind) as probe:
             if kind == socket.SOCK_STREAM:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, port))
             except (OSError, OverflowError):  # taken, or beyond the last port
-                return False
-    return True
+                return port
+    return None
 
 
 def accepts(port: int, host: str = "127.0.0.1", timeout: float = 0.5) -> bool:

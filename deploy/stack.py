@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from psycopg import sql
 
 from asterisk.configuration import Database
 from deploy.debian import Tree, provide
+from deploy.embedded.addresses import Reach, find_reach
 from deploy.embedded.asterisk import Asterisk
 from deploy.embedded.passwords import password, write_private
 from deploy.embedded.postgres import Postgres
@@ -35,7 +35,6 @@ from models.errors import Unavailable
 from models.settings import Login, Node, Settings
 
 NODE = "local"
-_RTP_PORTS = 2 * 400
 _FLOWER_USER = "trunkline"
 _ADDRESSES = {"home", "database_url", "database_owner_url", "redis_url", "asterisk_nodes"}
 # Celery warns of running as root, for pickle's sake; ours takes JSON only
@@ -63,12 +62,14 @@ class Stack:
     def parts(self) -> Iterator[Part]:
         """Every part in turn. Raises TrunklineError when one cannot be prepared."""
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        reach = self._reach() if self.settings.asterisk_nodes is None else None
         yield from self._postgres()
         owner_url = self._owner_url()
         migrate(owner_url)
         self._make_logins(owner_url)
         yield from self._redis()
-        yield from self._asterisk(owner_url)
+        if reach:
+            yield from self._asterisk(owner_url, reach)
         self._write_runtime()
         yield from self._own_processes()
 
@@ -101,16 +102,18 @@ class Stack:
         yield valkey.part()
         self.runtime["redis_url"] = valkey.url
 
-    def _asterisk(self, owner_url: str) -> Iterator[Part]:
-        if self.settings.asterisk_nodes is not None:
-            return
+    def _reach(self) -> Reach:
+        known = self._known_ports()
+        reach = find_reach(self.settings, known_sip_port=known.get("sip"), known_rtp_port=known.get("rtp"))
+        self._remember_ports({"sip": reach.sip_port, "rtp": reach.rtp_ports.first})
+        return reach
+
+    def _asterisk(self, owner_url: str, reach: Reach) -> Iterator[Part]:
         tree = self.tree or provide()
         # one cluster may serve several checkouts: each Asterisk has a login of its own
         login = "trunkline_asterisk_" + hashlib.sha256(str(self.home).encode()).hexdigest()[:8]
         ensure_login(owner_url, login, password(self.passwords, "asterisk_database"), "trunkline_asterisk")
         database = urlsplit(owner_url)
-        sip_host, _, sip_port = self.settings.sip_bind.partition(":")
-        rtp_start = self._port("rtp", 10_000 + 2 * secrets.randbelow(10_000))
         asterisk = Asterisk(
             tree=tree,
             directory=self.home / "asterisk",
@@ -124,20 +127,24 @@ class Stack:
             ami_port=self._port("ami", 5038),
             listener=Login(username="trunkline-listener", secret=password(self.passwords, "ami_listener")),
             sender=Login(username="trunkline-sender", secret=password(self.passwords, "ami_sender")),
-            sip_host=sip_host,
-            sip_port=self._port("sip", int(sip_port or 5060), host=sip_host, span=2),  # TLS is one above
-            rtp_start=rtp_start,
-            rtp_end=rtp_start + _RTP_PORTS - 1,
+            sip_host=reach.sip_host,
+            sip_port=reach.sip_port,
+            rtp_start=reach.rtp_ports.first,
+            rtp_end=reach.rtp_ports.last,
             timer_t1_ms=self.settings.sip_timer_t1_ms,
-            external_address=self.settings.external_address,
-            local_networks=tuple(n.strip() for n in self.settings.local_networks.split(",") if n.strip()),
+            external_address=reach.external_address,
+            local_networks=reach.local_networks,
             dialplan_file=self.settings.dialplan_file,
             authorities=self.settings.ca_file,
             nameserver=self.settings.nameserver,
         )
         asterisk.prepare()
         yield asterisk.part()
-        self.runtime["sip_bind"] = self.settings.sip_bind  # the default too: of an Asterisk of yours it says nothing
+        self.runtime |= {
+            "sip_address": reach.sip_address,
+            "sip_port": reach.sip_port,
+            "rtp_ports": str(reach.rtp_ports),
+        }
         self.runtime["asterisk_nodes"] = str(
             Node(
                 name=NODE,
@@ -194,16 +201,21 @@ class Stack:
             ready=lambda: accepts(port),
         )
 
-    def _port(self, name: str, default: int, host: str = "127.0.0.1", *, span: int = 1) -> int:
+    def _port(self, name: str, default: int) -> int:
         """The default if it is free, else another; the same again as long as this home is used, if it still is."""
-        file = self.home / "ports.json"
+        port = free_port(self._known_ports().get(name, default))
+        self._remember_ports({name: port})
+        return port
+
+    def _known_ports(self) -> dict[str, int]:
         try:
-            known = json.loads(file.read_text())
+            known = json.loads((self.home / "ports.json").read_text())
         except (FileNotFoundError, json.JSONDecodeError):
-            known = {}
-        known[name] = free_port(int(known.get(name, default)), host, span=span)
-        write_private(file, json.dumps(known, indent=1) + "\n")
-        return int(known[name])
+            return {}
+        return {str(name): int(port) for name, port in known.items()}
+
+    def _remember_ports(self, ports: dict[str, int]) -> None:
+        write_private(self.home / "ports.json", json.dumps(self._known_ports() | ports, indent=1) + "\n")
 
     def _write_runtime(self) -> None:
         """What this run was given and what it started, for our processes and for commands in other shells."""

@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from models.addresses import RtpPorts, SipBind, check_external_address, local_networks
 from models.errors import Invalid
 
 DEFAULT_NODE_CALLS = 200
@@ -115,8 +116,14 @@ class Settings(BaseSettings):
     )
     external_address: str | None = Field(default=None, description="our public address, if we are behind NAT")
     local_networks: str = Field(
-        default="", description="networks that see our own address, comma-separated, e.g. 10.0.0.0/8"
+        default="", description="networks that see our own address, comma-separated; those of RFC 1918 when empty"
     )
+    rtp_ports: str | None = Field(
+        default=None,
+        description="FROM-TO, two a call: the embedded Asterisk's ports for audio; a free range when unset",
+    )
+    sip_address: str | None = Field(default=None, description="ours, as carriers are told it; known while we are up")
+    sip_port: int | None = Field(default=None, description="the port of the same")
     ca_file: Path | None = Field(
         default=None, description="the authorities trusted over TLS, instead of the machine's (embedded Asterisk)"
     )
@@ -151,6 +158,28 @@ class Settings(BaseSettings):
     def _absolute(cls, home: Path) -> Path:
         return home.absolute()
 
+    @field_validator("sip_bind", mode="after")
+    @classmethod
+    def _a_bind(cls, text: str) -> str:
+        SipBind.parse(text)
+        return text
+
+    @field_validator("external_address", mode="after")
+    @classmethod
+    def _an_address(cls, text: str | None) -> str | None:
+        return check_external_address(text) if text else None
+
+    @field_validator("local_networks", mode="after")
+    @classmethod
+    def _networks(cls, text: str) -> str:
+        local_networks(text)
+        return text
+
+    @field_validator("rtp_ports", mode="after")
+    @classmethod
+    def _a_range(cls, text: str | None) -> str | None:
+        return str(RtpPorts.parse(text)) if text else None
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -167,14 +196,6 @@ class Settings(BaseSettings):
         """The Asterisk servers we may dial on; empty when none is configured or running."""
         text = self.asterisk_nodes.get_secret_value() if self.asterisk_nodes else ""
         return tuple(Node.parse(part) for part in text.split(",") if part.strip())
-
-    @property
-    def sip_address(self) -> str | None:
-        """Ours, as our Asterisk tells it to carriers; None for an Asterisk of yours of which nothing was said."""
-        if self.external_address or "sip_bind" not in self.model_fields_set:
-            return self.external_address
-        host, bracket, _ = self.sip_bind.partition("]")
-        return host + bracket if bracket else host.partition(":")[0]
 
     @property
     def ring_timeout(self) -> timedelta:
@@ -198,13 +219,28 @@ class Settings(BaseSettings):
         return frozenset(name.strip() for name in self.dialplan_contexts.split(",") if name.strip())
 
 
-def read_settings(**overrides: Any) -> Settings:
+class GivenSettings(Settings):
+    """What the user set, without what an earlier `trunkline up` wrote down and, if it was killed, left behind."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings
+
+
+def read_settings(kind: type[Settings] = Settings, **overrides: Any) -> Settings:
     """The settings of this process.
 
     Raises `Invalid`, naming the environment variable, for a value that cannot be used.
     """
     try:
-        return Settings(**overrides)
+        return kind(**overrides)
     except ValidationError as error:
         first = error.errors()[0]
         name = "TRUNKLINE_" + "_".join(str(part) for part in first["loc"]).upper()

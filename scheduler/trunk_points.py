@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from uuid import UUID
 
+from models.addresses import local_networks
 from models.outcome import Disposition
 from models.settings import Settings
 from scheduler.probe import Finding, Gateway, Probe
@@ -283,8 +284,8 @@ def _is_address(host: str) -> bool:
 
 def _is_local(settings: Settings, address: str) -> bool:
     """Whether an address is in the networks that see our own."""
-    for text in settings.local_networks.split(","):
-        with suppress(ValueError):
-            if ipaddress.ip_address(address) in ipaddress.ip_network(text.strip(), strict=False):
-                return True
+    with suppress(ValueError):
+        return any(
+            ipaddress.ip_address(address) in ipaddress.ip_network(n) for n in local_networks(settings.local_networks)
+        )
     return False

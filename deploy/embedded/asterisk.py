@@ -29,7 +29,7 @@ from psycopg import sql
 from asterisk.configuration import SHORTEST_TIMER_T1, Configuration, Database, render, templates, written
 from deploy.debian import LIBRARIES, Tree, tree_command, unprivileged
 from deploy.embedded.passwords import write_private
-from deploy.part import Part
+from deploy.part import Part, accepts
 from models.errors import Invalid, Unavailable
 from models.settings import Login
 
@@ -117,7 +117,7 @@ class Asterisk:
             env={"TZ": "UTC", "PGTZ": "UTC"},
             log=self.directory / "asterisk.log",
             cwd=self.directory,
-            ready=self._greets,
+            ready=self._listens,
             before_start=self._require_ledger,
             stop_timeout=15,
         )
@@ -145,13 +145,17 @@ class Asterisk:
             reason = str(error).strip().splitlines()[0]
             raise Unavailable(f"asterisk cannot start before its tables in Postgres are there: {reason}") from error
 
-    def _greets(self) -> bool:
-        """AMI says hello. It does so while Asterisk still boots: FullyBooted tells when it may dial."""
+    def _listens(self) -> bool:
+        """AMI says hello, and SIP has its port. Asterisk may still be booting: FullyBooted tells when it may dial.
+
+        Without its port Asterisk runs all the same, with no transport to dial by.
+        """
         try:
             with socket.create_connection(("127.0.0.1", self.ami_port), timeout=0.5) as link:
-                return link.recv(64).startswith(b"Asterisk Call Manager")
+                greets = link.recv(64).startswith(b"Asterisk Call Manager")
         except OSError:
             return False
+        return greets and accepts(self.sip_port, "127.0.0.1" if self.sip_host == "0.0.0.0" else self.sip_host)  # noqa: S104
 
     def _values(self) -> dict[str, str]:
         configuration = Configuration(

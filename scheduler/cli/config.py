@@ -25,6 +25,8 @@ def config(json: Annotated[bool, typer.Option("--json", help="For programs.")] =
         "api_url": settings.api_url,
         "flower_url": settings.flower_url,
     }
+    sip_address = f"{settings.sip_address}:{settings.sip_port or 5060}" if settings.sip_address else None
+    addresses |= {"sip_address": sip_address, "rtp_ports": settings.rtp_ports}
     nodes = [
         {"name": node.name, "host": node.host, "port": node.port, "max_calls": node.max_calls}
         for node in settings.nodes

@@ -86,8 +86,9 @@ def ask(url: str, path: str, *, login: bool) -> int:
 
 
 def test_up_starts_everything_once_and_down_ends_all_of_it_and_keeps_the_data(tmp_path: Path) -> None:
+    runtime = tmp_path / ".trunkline" / "runtime.json"
     with up(tmp_path) as home:
-        config = home.config()
+        config, written = home.config(), runtime.read_text()
         assert "up already" in home.trunkline("up", status=1)
         assert ask(config["flower_url"], "/", login=False) == 401
         assert ask(config["flower_url"], "/workers", login=True) == 200
@@ -103,6 +104,7 @@ def test_up_starts_everything_once_and_down_ends_all_of_it_and_keeps_the_data(tm
     refused = home.trunkline("campaign", "status", status=1)
     assert "trunkline up" in refused
     assert len(refused.strip().splitlines()) == 1
+    runtime.write_text(written)  # as a supervisor that is killed leaves it behind
     with up(tmp_path):
         assert "kept" in home.trunkline("agent", "list")
 
@@ -166,6 +168,14 @@ def test_what_is_yours_is_used_and_not_embedded(system: System, tmp_path: Path) 
         said = home.trunkline("call", "+12275550186", "--agent", "yours", "--from", from_number, "--wait", status=1)
         assert "busy" in said
     assert len(system.carried("+12275550186")) == 1
+
+
+def test_an_address_that_cannot_be_had_is_said_before_anything_starts(tmp_path: Path) -> None:
+    elsewhere = Home(tmp_path, TRUNKLINE_SIP_BIND="203.0.113.5:5060")
+    said = elsewhere.trunkline("up", status=1)
+    assert "error: TRUNKLINE_SIP_BIND: 203.0.113.5 is no address of this machine" in said
+    assert "postgres" not in said
+    assert not (tmp_path / ".trunkline" / "postgres").exists()
 
 
 def test_down_without_an_up_says_so(tmp_path: Path) -> None:

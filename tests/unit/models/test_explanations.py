@@ -67,7 +67,7 @@ FORMS = [
         ("userpass", "ip-based"),
         (("transport-udp", "no"), ("transport-tcp", "no"), ("transport-tls", "no"), ("transport-tls", "sdes")),
         (True, False),
-        ((None, None), ("127.0.0.1", None), ("0.0.0.0", "8.8.4.4"), ("10.0.0.5", "8.8.4.4"), ("8.8.4.4", "8.8.4.4")),  # noqa: S104
+        ((None, None), ("127.0.0.1", None), ("0.0.0.0", "8.8.4.4"), ("10.0.0.5", "8.8.4.4"), ("8.8.4.4", "8.8.4.4")),
         ((None, None), ("answered", "It answered in 12 ms."), ("silent", "Nothing came back in 4 s.")),
     )
 ]
@@ -216,7 +216,7 @@ def test_a_status_that_nobody_registered_stays_a_number() -> None:
         ("10.0.0.5", "8.8.4.4", "8.8.4.4"),
         ("8.8.4.1", None, "8.8.4.1"),
         ("127.0.0.1", None, None),
-        ("0.0.0.0", None, None),  # noqa: S104
+        ("0.0.0.0", None, None),
         ("[::]", None, None),
         (None, None, None),
     ],
