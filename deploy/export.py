@@ -20,6 +20,7 @@ from asterisk.configuration import Configuration, Database, render, templates
 from deploy.embedded.asterisk import MACHINE_AUTHORITIES
 from deploy.embedded.passwords import password, write_private
 from deploy.stack import ensure_login
+from models.addresses import local_networks
 from models.database import migrate
 from models.errors import Conflict, Invalid, Unavailable
 from models.settings import DEFAULT_NODE_CALLS, Login, Node, Settings
@@ -81,7 +82,7 @@ def export(settings: Settings, directory: Path, wishes: Wishes) -> Node:
         ami_permit=_permit(node, wishes),
         timer_t1_ms=settings.sip_timer_t1_ms,
         external_address=settings.external_address,
-        local_networks=tuple(n.strip() for n in settings.local_networks.split(",") if n.strip()),
+        local_networks=local_networks(settings.local_networks) if settings.external_address else (),
         ca_file=MACHINE_AUTHORITIES,
         **_sip(wishes),  # type: ignore[arg-type]
     )

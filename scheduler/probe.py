@@ -10,7 +10,6 @@ the same, and nothing here decides about dialling.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 import ssl
 from contextlib import suppress
@@ -19,6 +18,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
+from models.addresses import SipBind
 from models.settings import Settings
 from scheduler.gateway_names import DNS_SECONDS, Names, NoName, Target, asking
 from scheduler.sip_options import Answer, NotSip, Options, Stream
@@ -65,12 +65,8 @@ class Viewpoint:
     @classmethod
     def of(cls, settings: Settings) -> Viewpoint:
         embedded = settings.home / "asterisk" / "ca.crt"
-        host = settings.sip_bind.partition(":")[0]
-        try:
-            bound = ipaddress.ip_address(host)
-            source = None if bound.is_loopback or bound.is_unspecified else host
-        except ValueError:
-            source = None
+        bind = SipBind.parse(settings.sip_bind)
+        source = None if bind.is_loopback or bind.is_every_address else bind.host
         names = Names(asking(settings.nameserver) if settings.nameserver else None)
         return cls(authorities=embedded if embedded.is_file() else None, source=source, names=names)
 

@@ -17,6 +17,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine, select
 
 from models.errors import Conflict, Invalid, TrunklineError
+from models.findings import Verdict
 from models.schema import trunk_gateways
 from models.settings import Settings
 from models.slots import Slots
@@ -28,7 +29,7 @@ from scheduler.probe import Gateway, Viewpoint, probe
 from scheduler.prober import record, transport_word
 from scheduler.stopping import hang_up
 from scheduler.trunk_evidence import Attempt, attempts_of
-from scheduler.trunk_points import Look, Point, Verdict, points_of
+from scheduler.trunk_points import Look, Point, points_of
 from scheduler.trunks import Trunk
 
 _AGENT, _PLAYS = "trunk-check", "playback://hello-world"

@@ -10,10 +10,10 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from uuid import UUID
 
-from models.addresses import local_networks
+from models.addresses import SipBind, local_networks
+from models.findings import Verdict
 from models.outcome import Disposition
 from models.settings import Settings
 from scheduler.probe import Finding, Gateway, Probe
@@ -21,12 +21,6 @@ from scheduler.trunk_evidence import Attempt, by_number, shown
 from scheduler.trunks import Trunk
 
 _MOST_NAMED = 3
-
-
-class Verdict(StrEnum):
-    OK = "ok"
-    WRONG = "wrong"
-    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,15 +92,15 @@ def _sip_address(settings: Settings, looks: Sequence[Look], attempts: Sequence[A
         return _ok(about, f"Asterisk reaches the carrier: the call {_of(proof)} was heard there.")
     if not _is_embedded(settings):
         return _unknown(about, "Your own Asterisk: whether its SIP address reaches the carrier, a call will show.")
-    host = settings.sip_bind.partition(":")[0]
-    if not _is_loopback(host):
-        return _ok(about, f"Asterisk's SIP is bound to {host}, not to loopback.")
+    bind = SipBind.parse(settings.sip_bind)
+    if not bind.is_loopback:
+        return _ok(about, f"Asterisk's SIP is bound to {bind.host}, not to loopback.")
     targets = [target for look in looks for target in look.found.targets]
     if targets and all(target.is_loopback for target in targets):
-        return _ok(about, f"Asterisk's SIP is bound to {host}, and so are the gateways: all on this machine.")
+        return _ok(about, f"Asterisk's SIP is bound to {bind.host}, and so are the gateways: all on this machine.")
     return _wrong(
         about,
-        f"Asterisk's SIP is bound to {host}, which reaches no carrier: set TRUNKLINE_SIP_BIND=0.0.0.0:5060 (and behind NAT"
+        f"Asterisk's SIP is bound to {bind.host}, which reaches no carrier: set TRUNKLINE_SIP_BIND=0.0.0.0:5060 (and behind NAT"
         " TRUNKLINE_EXTERNAL_ADDRESS), then `trunkline down` and `trunkline up`.",
     )
 

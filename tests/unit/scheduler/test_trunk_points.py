@@ -11,12 +11,13 @@ from uuid import uuid4
 
 import pytest
 
+from models.findings import Verdict
 from models.settings import Settings
 from models.statuses import Status
 from scheduler.gateway_names import Target
 from scheduler.probe import Finding, Gateway, Probe
 from scheduler.trunk_evidence import Attempt
-from scheduler.trunk_points import Look, Point, Verdict, points_of
+from scheduler.trunk_points import Look, Point, points_of
 from scheduler.trunks import Trunk
 
 MADE = datetime(2030, 1, 1, tzinfo=UTC)
