@@ -47,6 +47,7 @@ class Part:
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     stop_signal: signal.Signals = signal.SIGTERM
     stop_timeout: float = 10.0
+    stop_again_after: float | None = None  #: seconds, for what may lose its stop signal
 
 
 def start(part: Part) -> subprocess.Popen[bytes]:
@@ -76,10 +77,11 @@ def start(part: Part) -> subprocess.Popen[bytes]:
 
 def stop(part: Part, process: subprocess.Popen[bytes]) -> None:
     """Ask by the stop signal, then kill the whole group; returns when it is gone. May be called twice."""
-    if process.poll() is None:
+    deadline = time.monotonic() + part.stop_timeout
+    while process.poll() is None and (left := deadline - time.monotonic()) > 0:
         process.send_signal(part.stop_signal)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(part.stop_timeout)
+            process.wait(min(left, part.stop_again_after or left))
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)  # also what it left behind
     process.wait()
