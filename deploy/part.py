@@ -24,6 +24,9 @@ READY_TIMEOUT = 60.0
 READY_POLL = 0.02
 LAST_LINES = 15
 
+_UNLESS_ORPHANED = '[ "$PPID" = "$0" ] && exec "$@"'
+"""A starter that dies before `setpriv` has asked for the signal sends none."""
+
 
 def _at_any_time() -> None:
     """A part that needs nothing else to be there first."""
@@ -60,7 +63,8 @@ def start(part: Part) -> subprocess.Popen[bytes]:
     part.before_start()
     words = list(part.argv)
     if shutil.which("setpriv"):
-        words = ["setpriv", "--pdeathsig", part.stop_signal.name.removeprefix("SIG"), "--", *words]
+        signal_name = part.stop_signal.name.removeprefix("SIG")
+        words = ["setpriv", "--pdeathsig", signal_name, "--", "sh", "-c", _UNLESS_ORPHANED, str(os.getpid()), *words]
     part.log.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(part.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     with open(descriptor, "ab") as log:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 from deploy.left_over import end_left_over, remember
@@ -56,3 +57,24 @@ def test_a_part_that_loses_its_stop_signal_gets_it_again(tmp_path: Path) -> None
     until(lambda: "ready" in losing.log.read_text())
     stop(losing, process)
     assert process.returncode == 3, "it was not killed"
+
+
+def test_a_part_does_not_outlive_a_starter_that_dies_at_once(tmp_path: Path) -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from deploy.part import Part, start\n"
+        "at = Path(sys.argv[1])\n"
+        "for _ in range(10):\n"
+        "    if os.fork():\n"
+        "        os.wait()\n"
+        "    else:\n"
+        "        argv = ['sh', '-c', 'echo $$ >> pids; exec sleep 60']\n"
+        "        start(Part(name='p', argv=argv, log=at / 'log', cwd=at, ready=lambda: True))\n"
+        "        os._exit(0)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, tmp_path], check=True, timeout=60)
+
+    def alive() -> list[str]:
+        pids = (tmp_path / "pids").read_text().split() if (tmp_path / "pids").exists() else []
+        return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+    until(lambda: not alive(), within=5)

@@ -231,3 +231,4 @@ def test_after_a_crash_the_next_up_ends_what_is_left_and_starts_everything_anew(
     with up(tmp_path) as home:
         running = [words for words in home.processes().values() if "asterisk.conf" in words]
         assert len(running) == 1, "the one of the dead run is gone"
+    until(lambda: not home.processes(), what="every process is gone, also of the run that was killed")
