@@ -23,9 +23,11 @@ import structlog
 from psycopg.errors import DeadlockDetected
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
 
-from asterisk.connection import AmiError, AmiMessage
+from asterisk.connection import AmiError, AmiMessage, Timings
 from asterisk.events import Interpreter
 from asterisk.link import Down, Link, Up
+from asterisk.marks import forget_old_marks
+from asterisk.pool import AmiPool
 from asterisk.reconcile import Reconciler, written_down
 from models import ledger
 from models.ledger import Recorded
@@ -41,6 +43,8 @@ _WAKE_EVERY = timedelta(milliseconds=200)
 _LOOK_EVERY = 5.0  # seconds
 _SECOND_LOOKS_EVERY = 1.0
 _HOLD_AGAIN_AFTER = 0.5
+_FORGET_EVERY = 600.0
+_BRIEFLY = Timings(connect=timedelta(seconds=1), action=timedelta(seconds=2))  # the role is not to be lost by it
 
 
 class Listener:
@@ -70,7 +74,7 @@ class Listener:
         self._register(role)
         reconciler = Reconciler(self._settings, self._node.name, role.connection, link)
         is_up = hearing = False
-        next_beat = next_look = next_second_look = 0.0
+        next_beat = next_look = next_second_look = next_forgetting = 0.0
         self._write(role)  # what was taken before the role was lost
         while not stop.is_set():
             for item in link.take(at_most=_BATCH, wait=_WAKE_EVERY):
@@ -94,6 +98,8 @@ class Listener:
             if hearing and now >= next_second_look:
                 self._look(reconciler.second_looks)
                 next_second_look = now + _SECOND_LOOKS_EVERY
+            if hearing and now >= next_forgetting:
+                next_forgetting = now + (_LOOK_EVERY if self._forget_old_marks(role) else _FORGET_EVERY)
             if now >= next_look:
                 if hearing:
                     self._look(reconciler.overdue)
@@ -211,6 +217,15 @@ class Listener:
             self._free(look())
         except AmiError as error:  # the link will say that it is down, or the next look will do
             logger.warning("look_failed", node=self._node.name, error=str(error))
+
+    def _forget_old_marks(self, role: Role) -> bool:
+        """Whether there are more."""
+        try:
+            with AmiPool([self._node], timings=_BRIEFLY) as pool:
+                return forget_old_marks(role.connection, self._node.name, pool)
+        except AmiError as error:
+            logger.warning("marks_not_forgotten", node=self._node.name, error=str(error))
+            return False
 
     def _free(self, over: Sequence[Attempt]) -> None:
         at_once = [row.id for row in over if not frees_after_cancel(row)]

@@ -44,6 +44,7 @@ _ENDPOINT = re.compile(r"[A-Za-z0-9_.-]{1,100}")  # no `/`, `@`, `&`: each would
 _CONTEXT = re.compile(r"[A-Za-z0-9_.-]{1,79}")
 _EXTEN = re.compile(r"[A-Za-z0-9_.+*#-]{1,79}")
 _FAMILY = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_MARKS = re.compile(r"att[0-9]{10}")
 _CALLER_ID = re.compile(r"\+[1-9][0-9]{6,14}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,79}")  # no functions: NAME(...) would run one
 _VALUE = re.compile(r"[^,;\"'\\\x00-\x1f\x7f-\x9f]*")  # Asterisk splits at , and ; and eats quotes and backslashes
@@ -161,6 +162,13 @@ class AmiPool:
         """The attempts that have a channel now: every Uniqueid that is a UUID. Raises `AmiError`."""
         return self._call(self._channels, node)
 
+    def forget_marks(self, node: str, family: str) -> None:
+        """Have the dialplan delete a family of marks from Asterisk's own database: AMI's own action wants class system.
+
+        Returns when Asterisk has accepted it. Raises `AmiError`.
+        """
+        self._call(self._forget_marks, node, family)
+
     def close(self) -> None:
         """Close every connection, then end the thread. Who still waits gets `MaybeSent` or `NeverSent`."""
         with self._lock:
@@ -262,6 +270,12 @@ class AmiPool:
                 return False
             raise
         return True
+
+    async def _forget_marks(self, node: str, family: str) -> None:
+        if not _MARKS.fullmatch(family):
+            raise NeverSent("the family is not one of marks")
+        channel = f"Local/{family}@trunkline-maintenance/n"
+        await (await self._ready(node)).action("Originate", {"Channel": channel, "Application": "Hangup"})
 
     async def _channels(self, node: str) -> set[str]:
         rows = await (await self._ready(node, listener=True)).collect("CoreShowChannels")

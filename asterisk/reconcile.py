@@ -1,6 +1,6 @@
 """The truth about an open attempt after a gap (invariant 5). Nothing is guessed.
 
-    a live channel ───────────────────────────────▶ carry on
+    a live channel ───────────────────────────────▶ carry on (`unknown` stays that, and keeps its slot)
     an outcome in Asterisk's CEL ─────────────────▶ that outcome
     a channel was made (CEL, mark, an event) ─────▶ unknown
     the node has restarted since the claim ───────▶ unknown
@@ -54,6 +54,20 @@ class _Found:
     live: frozenset[UUID]
     ended: frozenset[UUID]
     made: frozenset[UUID]  #: a channel was made, whether or not it is there still
+
+    @property
+    def vanished(self) -> frozenset[UUID]:
+        """A channel was made, is not there, and no end is known."""
+        return self.made - self.live - self.ended
+
+    def and_then(self, later: _Found) -> _Found:
+        ended = self.ended | later.ended
+        return _Found(
+            sightings=[*self.sightings, *later.sightings],
+            live=(self.live | later.live) - ended,
+            ended=ended,
+            made=self.made | later.made,
+        )
 
 
 class Reconciler:
@@ -114,10 +128,18 @@ class Reconciler:
             started_at = self._connection.exec_driver_sql(
                 "SELECT started_at FROM nodes WHERE name = %(node)s", {"node": self._node}
             ).scalar()
-            missing = [id for id in ids if id not in found.live and id not in found.ended]
-            rows = ledger.lock_attempts(self._connection, missing).values()
+            missing = {id for id in ids if id not in found.live and id not in found.ended}
+            rows = ledger.lock_attempts(self._connection, ids).values()
             ledger.write(
-                self._connection, [self._verdict(row, found, started_at) for row in rows if row.status in DIALABLE]
+                self._connection,
+                [
+                    *(
+                        self._verdict(row, found, started_at)
+                        for row in rows
+                        if row.id in missing and row.status in DIALABLE
+                    ),
+                    *(self._held(row) for row in rows if row.id in found.live and row.status is Status.UNKNOWN),
+                ],
             )
         if missing or over:
             logger.info("looked_up", node=self._node, attempts=len(ids), live=len(found.live), missing=len(missing))
@@ -142,6 +164,11 @@ class Reconciler:
         )
         return ledger.Change(attempt=withdrawn, follow=False)
 
+    def _held(self, row: Attempt) -> ledger.Change:
+        """An attempt that was given up and has a channel after all: its slot is taken for as long as the call is up."""
+        held = datetime.now(UTC) + self._settings.lost_call_hold
+        return ledger.Change(attempt=replace(row, hold_until=max(row.hold_until or held, held)), follow=False)
+
     def second_looks(self) -> list[Attempt]:
         """Verdicts that are old enough: the calls of those that still left no trace are scheduled again."""
         with self._connection.begin():
@@ -164,6 +191,11 @@ class Reconciler:
         return [*over, *gone]
 
     def _find(self, ids: Sequence[UUID]) -> _Found:
+        """A channel that was made between the look at the channels and that at its traces is looked for once more."""
+        found = self._find_once(ids)
+        return found.and_then(self._find_once(sorted(found.vanished))) if found.vanished else found
+
+    def _find_once(self, ids: Sequence[UUID]) -> _Found:
         """Channels first, then CEL, then marks: what ends in between is found by the later look."""
         now = datetime.now(UTC)
         channels = self._link.channels()
@@ -176,14 +208,11 @@ class Reconciler:
                     sightings.append(Sighting(attempt_id=id, at=now, sight=sight))
         with self._connection.begin():
             from_cel = written_down(self._connection, ids)
-            claimed = {row.id: row.initiated_at for row in ledger.lock_attempts(self._connection, ids).values()}
         sightings += from_cel
         made = {sighting.attempt_id for sighting in from_cel}
         ended = {sighting.attempt_id for sighting in from_cel if sighting.sight is Sight.ENDED}
         for id in ids:
-            claimed_at = claimed.get(id)
-            unseen = id not in channels and id not in made
-            if unseen and claimed_at and self._link.has_mark(mark_family(claimed_at), id):
+            if id not in channels and id not in made and self._link.has_mark(mark_family(id), id):
                 made.add(id)
         return _Found(
             sightings=sightings, live=frozenset(channels) - ended, ended=frozenset(ended), made=frozenset(made)

@@ -27,8 +27,9 @@ from deploy.carrier import witness
 from deploy.carrier.carrier import Carrier
 from deploy.carrier.people import numbers
 from deploy.debian import provide
+from deploy.left_over import end_left_over
 from deploy.part import Part, accepts, free_port, running
-from deploy.supervisor import Say, detach, only_one, take_down
+from deploy.supervisor import Say, detach, make_home, only_one, take_down
 from models.errors import TrunklineError
 from models.settings import Settings
 
@@ -59,10 +60,11 @@ class Compared:
 def run_demo(settings: Settings, say: Say, *, keep: bool = False) -> int:
     """Returns the exit status: 0 when every call is final and the carrier agrees."""
     home = settings.home / "demo"
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_home(home)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TRUNKLINE_")}
     environment |= {"TRUNKLINE_HOME": str(home), "TRUNKLINE_RING_TIMEOUT_SECONDS": "8"}
     with only_one(home):  # of an earlier demo nothing is kept; one that runs is left alone
+        end_left_over(home, say)
         for left_over in home.iterdir():
             if left_over.is_dir():
                 shutil.rmtree(left_over)

@@ -23,7 +23,9 @@ app.add_typer(asterisk_commands, name="asterisk")
 
 
 def _say(line: str) -> None:
-    with suppress(BrokenPipeError):  # nobody reads any more; what was begun is ended in order all the same
+    with suppress(
+        OSError
+    ):  # nobody reads any more, or the terminal is gone; what was begun is ended in order all the same
         print(line, flush=True)
 
 
@@ -88,7 +90,7 @@ def demo(
     """Dial a campaign of a few hundred people through a carrier of our own, on this machine only."""
     from deploy.demo import run_demo
 
-    raise typer.Exit(run_demo(read_settings(), _say, keep=keep))
+    raise typer.Exit(run_demo(read_settings(GivenSettings), _say, keep=keep))
 
 
 @asterisk_commands.command("export")

@@ -24,6 +24,9 @@ READY_TIMEOUT = 60.0
 READY_POLL = 0.02
 LAST_LINES = 15
 
+_UNLESS_ORPHANED = '[ "$PPID" = "$0" ] && exec "$@"'
+"""A starter that dies before `setpriv` has asked for the signal sends none."""
+
 
 def _at_any_time() -> None:
     """A part that needs nothing else to be there first."""
@@ -47,6 +50,7 @@ class Part:
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     stop_signal: signal.Signals = signal.SIGTERM
     stop_timeout: float = 10.0
+    stop_again_after: float | None = None  #: seconds, for what may lose its stop signal
 
 
 def start(part: Part) -> subprocess.Popen[bytes]:
@@ -59,7 +63,8 @@ def start(part: Part) -> subprocess.Popen[bytes]:
     part.before_start()
     words = list(part.argv)
     if shutil.which("setpriv"):
-        words = ["setpriv", "--pdeathsig", part.stop_signal.name.removeprefix("SIG"), "--", *words]
+        signal_name = part.stop_signal.name.removeprefix("SIG")
+        words = ["setpriv", "--pdeathsig", signal_name, "--", "sh", "-c", _UNLESS_ORPHANED, str(os.getpid()), *words]
     part.log.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(part.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     with open(descriptor, "ab") as log:
@@ -76,10 +81,11 @@ def start(part: Part) -> subprocess.Popen[bytes]:
 
 def stop(part: Part, process: subprocess.Popen[bytes]) -> None:
     """Ask by the stop signal, then kill the whole group; returns when it is gone. May be called twice."""
-    if process.poll() is None:
+    deadline = time.monotonic() + part.stop_timeout
+    while process.poll() is None and (left := deadline - time.monotonic()) > 0:
         process.send_signal(part.stop_signal)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(part.stop_timeout)
+            process.wait(min(left, part.stop_again_after or left))
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)  # also what it left behind
     process.wait()

@@ -28,9 +28,10 @@ from deploy.embedded.asterisk import Asterisk
 from deploy.embedded.passwords import password, write_private
 from deploy.embedded.postgres import Postgres
 from deploy.embedded.valkey import Valkey
+from deploy.given import require_given
 from deploy.part import Part, accepts, free_port
 from deploy.processes import worker_command
-from models.database import migrate
+from models.database import migrate, reason
 from models.errors import Unavailable
 from models.settings import Login, Node, Settings
 
@@ -63,6 +64,7 @@ class Stack:
         """Every part in turn. Raises TrunklineError when one cannot be prepared."""
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         reach = self._reach() if self.settings.asterisk_nodes is None else None
+        require_given(self.settings)
         yield from self._postgres()
         owner_url = self._owner_url()
         migrate(owner_url)
@@ -243,4 +245,4 @@ def ensure_login(owner_url: str, name: str, secret: str, role: str) -> None:
     except psycopg.errors.InsufficientPrivilege as error:
         raise Unavailable(f"Postgres: the owner of the database needs CREATEROLE to make the login {name!r}") from error
     except psycopg.OperationalError as error:
-        raise Unavailable(f"Postgres does not answer: {str(error).strip().splitlines()[-1]}") from error
+        raise Unavailable(f"Postgres does not answer: {reason(error)}") from error

@@ -85,7 +85,7 @@ def readable_errors() -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
-        raise Unavailable(f"Postgres does not answer: {_first_line(error)}; is trunkline up?") from error
+        raise Unavailable(f"Postgres does not answer: {reason(error.orig)}; is trunkline up?") from error
     except DBAPIError as error:
         if isinstance(error.orig, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
             raise Unavailable(
@@ -94,8 +94,11 @@ def readable_errors() -> Iterator[None]:
         raise
 
 
-def _first_line(error: DBAPIError) -> str:
-    return str(error.orig).strip().splitlines()[-1].strip() if str(error.orig).strip() else type(error.orig).__name__
+def reason(error: BaseException | None) -> str:
+    """What Postgres or libpq says, as one line; without libpq's question, which comes after the cause."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = " ".join(line for line in lines if line and not line.startswith("Is the server running"))
+    return said or type(error).__name__
 
 
 def migrate(owner_url: str) -> None:
@@ -124,7 +127,7 @@ def migrate(owner_url: str) -> None:
     except DBAPIError as error:
         if isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
             raise TrunklineError(
-                f"Postgres: {_first_line(error)}: the login must own its database and have CREATEROLE, or an administrator"
+                f"Postgres: {reason(error.orig)}: the login must own its database and have CREATEROLE, or an administrator"
                 " must first CREATE ROLE trunkline_services and trunkline_asterisk and grant them to it"
             ) from error
         raise

@@ -47,4 +47,4 @@ def configure(level: str = "INFO") -> None:
     handler.setFormatter(_MaskingFormatter("%(asctime)s [%(levelname)-9s] %(name)s: %(message)s"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING)
+    root.setLevel(max(logging.WARNING, logging.getLevelNamesMapping().get(level.upper(), logging.WARNING)))

@@ -136,6 +136,7 @@ nodes = Table(
     Column("started_at", _when),
     Column("version", Text),
     Column("sip_address", Text),
+    Column("marks_forgotten_to", _when),
 )
 
 roles = Table(

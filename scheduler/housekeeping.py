@@ -135,8 +135,3 @@ class Housekeeping:
         """Before anything is written: what has gone to the default partition cannot be parted from it any more."""
         with self._connection.begin():
             self._connection.exec_driver_sql("SELECT ensure_event_partitions()")
-
-    def beat(self) -> None:
-        """Uses the connection, so that the role is kept while there is nothing else to do."""
-        with self._connection.begin():
-            self._connection.exec_driver_sql("SELECT 1")

@@ -89,7 +89,7 @@ class _Term:
                 except (Away, Forgot) as doubt:
                     rebuilt = False
                     logger.warning("slots_in_doubt", error=str(doubt) or type(doubt).__name__)
-                    self._house.beat()
+                    self._keep_house_in_doubt(time.monotonic())
                     stop.wait(_RETRY_AFTER)
         finally:
             self._leader_slots.close()
@@ -118,6 +118,14 @@ class _Term:
         wait = _IDLE if not done.more_due or done.ask_again_in is None else min(_IDLE, done.ask_again_in)
         if self._bell.wait(min(wait, hand_over_again_in)):
             self._lines = None  # the new call may be from a number that is new, too
+
+    def _keep_house_in_doubt(self, now: float) -> None:
+        """The ledger is kept all the same, and with it the role.
+
+        Nothing is freed or published: the rebuild will, and the sweep; a Redis that hangs would cost us the role.
+        """
+        if self._house.is_due(now):
+            self._house.keep(now)
 
     def _read_lines(self, now: float) -> Lines:
         if self._lines is None or now - self._lines_at > _LINES_FOR:

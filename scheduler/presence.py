@@ -20,14 +20,19 @@ def require_asterisk(connection: Connection) -> None:
         )
 
 
-def redis_client(settings: Settings) -> redis.Redis:
-    """A client that has been answered. Raises `Unavailable`, or `Invalid` for an address that is none."""
+def open_redis(settings: Settings) -> redis.Redis:
+    """A client that has not asked yet. Raises `Unavailable` where there is no Redis, `Invalid` for an address that is none."""
     if settings.redis_url is None:
         raise Unavailable("Redis: not running; start trunkline with `trunkline up`, or set TRUNKLINE_REDIS_URL")
     try:
-        client = connect(settings.redis_url.get_secret_value())
+        return connect(settings.redis_url.get_secret_value())
     except ValueError as error:
         raise Invalid("TRUNKLINE_REDIS_URL", "must be redis://:PASSWORD@HOST:PORT/0") from error
+
+
+def redis_client(settings: Settings) -> redis.Redis:
+    """A client that has been answered. Raises as `open_redis`, and `Unavailable`."""
+    client = open_redis(settings)
     try:
         client.ping()
     except redis.RedisError as error:

@@ -1,5 +1,7 @@
 """Pause, stop and hang-up mean it (invariant 9): after they have returned, nothing of it leaves any more.
 
+Each may be asked for again, and does it all again: the first may have been cut short, or not have hung up.
+
 campaign row locked and changed, its queued attempts sent back   (claims read that row FOR SHARE)
   → slots freed
   → at most 5 s for claims that are in hand to show a channel
@@ -15,9 +17,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, Row
 
 from asterisk.pool import AmiError, AmiPool
 from models import ledger
@@ -26,10 +29,11 @@ from models.errors import Conflict, NotFound, Unavailable
 from models.explanations import Ending, Verdict, explain
 from models.outcome import Disposition
 from models.settings import Settings
-from models.slots import Away, Slots, connect
+from models.slots import Away, Slots
 from models.statements import statement
 from models.statuses import CAMPAIGN_TRANSITIONS, DIALABLE, FINAL, CampaignStatus, Status
 from scheduler.housekeeping import STOPPED, cancel_scheduled
+from scheduler.presence import open_redis
 
 IN_HAND = 5.0  # seconds that claims get to show a channel
 _SECOND_LOOK_AFTER = timedelta(seconds=2)
@@ -87,12 +91,11 @@ class _Operator:
     @classmethod
     @contextmanager
     def of(cls, settings: Settings) -> Iterator[_Operator]:
-        if settings.redis_url is None:
-            raise Unavailable("Redis: not running; start trunkline with `trunkline up`, or set TRUNKLINE_REDIS_URL")
+        slots = Slots(open_redis(settings))
         engine = open_engine(settings, "trunkline-operator", pool_size=2)
         try:
             with readable_errors(), AmiPool(settings.nodes) as pool:
-                yield cls(engine=engine, pool=pool, slots=Slots(connect(settings.redis_url.get_secret_value())))
+                yield cls(engine=engine, pool=pool, slots=slots)
         finally:
             engine.dispose()
 
@@ -100,14 +103,12 @@ class _Operator:
         with self.engine.begin() as connection:
             campaign_id = self._set_status(connection, name, to)
             queued = self._attempts(connection, campaign_id, Status.QUEUED)
+            before = self._counts(connection, campaign_id)
             withdrawn = self._withdraw(connection, queued, Status.QUEUED, to)
         self._free(withdrawn)
         canceled = 0
         if to is CampaignStatus.STOPPED:
-            canceled = len(withdrawn)
-            with self.engine.connect() as connection:
-                while step := cancel_scheduled(connection, campaign_id):
-                    canceled += step
+            canceled = self._cancel_scheduled(campaign_id) - before.canceled
         withdrawn += self._close_gate(lambda: self._dialling(campaign_id), to)
         if hang_up:
             self._hang_up_all(campaign_id)
@@ -163,14 +164,33 @@ class _Operator:
         ).one_or_none()
         if row is None:
             raise NotFound("campaign", name)
-        if to not in CAMPAIGN_TRANSITIONS[CampaignStatus(row.status)]:
-            raise Conflict(f"campaign: {name!r} is {row.status} and cannot become {to}")
-        connection.exec_driver_sql(
-            "UPDATE campaigns SET status = %(to)s, pause_reason = NULL, updated_at = now(),"
-            " ended_at = CASE WHEN %(to)s = 'stopped' THEN now() END WHERE id = %(id)s",
-            {"to": to.value, "id": row.id},
-        )
+        if row.status != to:
+            if to not in CAMPAIGN_TRANSITIONS[CampaignStatus(row.status)]:
+                raise Conflict(f"campaign: {name!r} is {row.status} and cannot become {to}")
+            connection.exec_driver_sql(
+                "UPDATE campaigns SET status = %(to)s, pause_reason = NULL, updated_at = now(),"
+                " ended_at = CASE WHEN %(to)s = 'stopped' THEN now() END WHERE id = %(id)s",
+                {"to": to.value, "id": row.id},
+            )
         return UUID(str(row.id))
+
+    def _counts(self, connection: Connection, campaign_id: UUID) -> Row[Any]:
+        return connection.exec_driver_sql(
+            "SELECT scheduled, canceled FROM campaign_status WHERE campaign_id = %(id)s", {"id": campaign_id}
+        ).one()
+
+    def _cancel_scheduled(self, campaign_id: UUID) -> int:
+        """Returns how many of it are canceled then. The leader cancels the same calls; those that it has in hand are waited for."""
+        with self.engine.connect() as connection:
+            deadline = time.monotonic() + IN_HAND
+            while True:
+                while cancel_scheduled(connection, campaign_id):
+                    deadline = time.monotonic() + IN_HAND
+                with connection.begin():
+                    counts = self._counts(connection, campaign_id)
+                if not counts.scheduled or time.monotonic() > deadline:
+                    return int(counts.canceled)
+                time.sleep(_ASK_EVERY)
 
     def _dialling(self, campaign_id: UUID | None) -> list[tuple[UUID, str]]:
         """Claimed, and nothing heard of since."""

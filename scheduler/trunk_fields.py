@@ -20,6 +20,7 @@ _CODECS = re.compile(r"[a-z0-9]+(,[a-z0-9]+)*")
 _SIP_USER = re.compile(r"[A-Za-z0-9._+-]{1,100}")
 _DOMAIN = re.compile(r"[A-Za-z0-9.-]{1,253}")
 _MOST = 100_000  # a limit above this is a slip of the finger, and has to fit an integer
+_SLOWEST = 0.001  # calls a second: one in seventeen minutes; below it is a slip of the finger, too, and a time that Redis cannot hold
 
 
 def _prefix(text: str) -> str:
@@ -111,7 +112,7 @@ class _TrunkFields(BaseModel):
     outbound_leading_plus_enabled: bool = True
     is_active: bool = True
     max_concurrent_calls: Annotated[int, Field(gt=0, le=_MOST)] = 10
-    max_calls_per_second: Annotated[float, Field(gt=0, le=_MOST, allow_inf_nan=False)] = 10.0
+    max_calls_per_second: Annotated[float, Field(ge=_SLOWEST, le=_MOST, allow_inf_nan=False)] = 10.0
     #: None: the country codes of its own numbers
     allowed_prefixes: Annotated[tuple[Annotated[str, AfterValidator(_prefix)], ...], Field(min_length=1)] | None = None
     from_user: SipUser | None = None

@@ -111,7 +111,7 @@ class Originator:
                 "TL_LONGEST": str(math.ceil(longest.total_seconds())),
                 "TL_FALLBACK": claim.fallback or DEFAULT_FALLBACK,
             },
-            mark_family=mark_family(datetime.now(UTC)),
+            mark_family=mark_family(claim.id),
             send_at=send_at,
             too_late_at=send_at + _HELD_UP.total_seconds(),
             line=str(claim.trunk_id),

@@ -120,6 +120,7 @@ class Asterisk:
             ready=self._listens,
             before_start=self._require_ledger,
             stop_timeout=15,
+            stop_again_after=1,  # while it boots it loses one
         )
 
     def _require_ledger(self) -> None:

@@ -13,6 +13,7 @@ import typer
 from typer.exceptions import Abort, Exit, TyperException
 
 from models.errors import TrunklineError
+from models.logs import configure
 from scheduler.cli import agent, call, campaign, config, explain, number, trunk
 from scheduler.cli.group import new_group
 from scheduler.cli.terminal import shown
@@ -48,7 +49,8 @@ def run(application: typer.Typer, arguments: Sequence[str]) -> int:
 
 
 def main(application: typer.Typer = app) -> None:
-    """The process's entry point."""
+    """The process's entry point. What is logged goes to stderr: stdout is the answer."""
+    configure("DEBUG" if os.environ.get("TRUNKLINE_DEBUG") == "1" else "ERROR")
     sys.exit(run(application, sys.argv[1:]))
 
 

@@ -24,7 +24,7 @@ from models.settings import Login, Node
 from models.sightings import Sight
 from models.slots import Slots, connect
 from tests.integration.conftest import Database
-from tests.integration.ledger_rows import Rows, saw
+from tests.integration.ledger_rows import Rows, ended, saw
 from tests.integration.system import until
 
 LOGIN = Login(username="u", secret="s")
@@ -39,6 +39,7 @@ class ScriptedLink:
     live: dict[UUID, str] = field(default_factory=dict)
     marked: set[UUID] = field(default_factory=set)
     silent_for: int = 0  #: so many questions get no answer
+    blind_for: int = 0  #: so many looks at the channels came too early to see them
 
     def __enter__(self) -> Self:
         return self
@@ -53,7 +54,8 @@ class ScriptedLink:
             return []
 
     def channels(self) -> dict[UUID, str]:
-        return self.live
+        self.blind_for -= 1
+        return {} if self.blind_for >= 0 else self.live
 
     def startup(self) -> str:
         if self.silent_for:
@@ -265,6 +267,36 @@ def test_a_channel_that_was_made_and_has_no_end_is_unknown_and_keeps_its_slot(
     longest = look.database.settings.ring_timeout + look.database.settings.longest_call
     at_least = longest - OLD * 2 if sign == "restart" else look.database.settings.lost_call_hold - OLD
     assert row.hold_until - datetime.now(UTC) > at_least
+
+
+@pytest.mark.parametrize("trace", ["cel", "mark"])
+def test_a_channel_that_was_made_between_the_look_at_the_channels_and_that_at_its_traces_is_live(
+    rows: Rows, look: Look, cel: Any, trace: str
+) -> None:
+    attempt = claimed(rows, ago=OLD)
+    look.link.live[attempt], look.link.blind_for = "Ringing", 1
+    if trace == "cel":
+        cel(attempt, "CHAN_START")
+    else:
+        look.link.marked.add(attempt)
+    assert look.after_gap() == []
+    assert rows.attempt(attempt).status == "ringing"
+
+
+def test_an_unknown_attempt_that_has_a_channel_after_all_keeps_its_slot_until_the_call_ends(
+    rows: Rows, look: Look, cel: Any
+) -> None:
+    attempt = claimed(rows, ago=OLD)
+    cel(attempt, "CHAN_START")
+    look.after_gap()
+    rows.run("UPDATE attempts SET hold_until = clock_timestamp() + interval '3 s'")
+    look.link.live[attempt] = "Up"
+    assert look.reconciler.overdue() == []
+    row = rows.attempt(attempt)
+    assert row.status == "unknown"
+    assert row.hold_until - datetime.now(UTC) > look.database.settings.lost_call_hold - OLD
+    assert rows.record(ended(attempt, 16)) == [attempt]
+    assert rows.call_of(attempt).status == "completed"
 
 
 def test_no_trace_at_all_is_withdrawn_first_and_given_back_after_a_second_look(rows: Rows, look: Look) -> None:

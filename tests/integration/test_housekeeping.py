@@ -5,20 +5,27 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from uuid import uuid4
 
 import psycopg
 import pytest
+from pydantic import SecretStr
 
 from asterisk.pool import AmiPool
 from deploy.embedded.valkey import Valkey
+from deploy.part import free_port
 from models.database import open_engine
+from models.errors import Conflict
 from models.roles import hold
 from models.slots import LeaderSlots, Slots, connect
 from scheduler.housekeeping import Housekeeping, cancel_scheduled
+from scheduler.leader import Leader
+from scheduler.stopping import Stopped, pause, stop
 from tests.integration.conftest import Database
 from tests.integration.ledger_rows import Rows
+from tests.integration.system import until
 from workers.originate import Originator
 
 
@@ -61,6 +68,45 @@ def test_a_stopped_campaign_is_canceled_in_steps_and_what_was_left_behind_later(
         house.keep(time.monotonic())
         house.keep(time.monotonic())
     assert rows.value("SELECT count(*) FROM calls WHERE status = 'canceled'") == 8
+
+
+def test_a_stop_counts_also_what_the_leader_cancels_meanwhile_and_may_be_said_again(
+    database: Database, rows: Rows, valkey: Valkey
+) -> None:
+    campaign = rows.campaign(8)
+    rows.campaign(2)
+    settings = database.settings.model_copy(update={"redis_url": SecretStr(valkey.url)})
+    name = rows.value("SELECT name FROM campaigns WHERE id = %(id)s", id=campaign)
+    with ThreadPoolExecutor() as executor, rows.engine.connect() as leader:
+        in_hand = leader.begin()
+        leader.exec_driver_sql(  # as housekeeping does, and not yet committed
+            "UPDATE calls SET status = 'canceled'"
+            " WHERE id IN (SELECT id FROM calls WHERE campaign_id = %(campaign)s LIMIT 3)",
+            {"campaign": campaign},
+        )
+        stopping = executor.submit(stop, settings, name)
+        until(lambda: rows.value("SELECT sum(canceled) FROM campaign_status") == 5)
+        in_hand.commit()
+        assert stopping.result(30) == Stopped(withdrawn=0, canceled=8, still_up=0)
+    assert stop(settings, name) == Stopped(withdrawn=0, canceled=0, still_up=0)
+    with pytest.raises(Conflict, match="is stopped and cannot become paused"):
+        pause(settings, name)
+
+
+def test_the_ledger_is_kept_while_redis_does_not_answer(database: Database, rows: Rows) -> None:
+    campaign = rows.campaign(1)
+    rows.run("UPDATE calls SET status = 'canceled'")  # its last call: the campaign is over
+    stop_leading = threading.Event()
+    leader = Leader(database.settings, f"redis://127.0.0.1:{free_port()}/0", lambda _: None)
+    thread = threading.Thread(target=leader.run, args=(stop_leading,))
+    thread.start()
+    try:
+        until(
+            lambda: rows.value("SELECT status FROM campaigns WHERE id = %(id)s", id=campaign) == "completed", within=10
+        )
+    finally:
+        stop_leading.set()
+        thread.join(30)
 
 
 def test_asterisks_old_rows_are_forgotten_in_steps(database: Database, rows: Rows, valkey: Valkey) -> None:

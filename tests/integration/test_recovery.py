@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
+from anyio.from_thread import start_blocking_portal
+
+from asterisk.connection import AmiConnection
+from asterisk.link import Link
+from asterisk.marks import mark_family
+from models.settings import Node
 from tests.integration.system import System, until
 from tests.integration.test_gate import claimed_attempt
 
@@ -17,6 +25,42 @@ def listener_dead(system: System) -> Iterator[None]:
     finally:
         system.start("listener-local")
         until(lambda: system.value("SELECT heard_at > now() - interval '3 s' FROM nodes"), what="the node is heard")
+
+
+def test_asterisk_forgets_the_marks_of_hours_that_nobody_looks_up_any_more(system: System) -> None:
+    week_ago = (datetime.now(UTC) - timedelta(days=7)).replace(minute=0, second=0, microsecond=0)
+    hour = timedelta(hours=1)
+    old, kept = made_at(week_ago - hour), made_at(week_ago + hour)
+    (node,) = system.settings.nodes
+    with Link(node) as link, start_blocking_portal() as portal:
+        until(lambda: link.is_up)
+        for attempt in (old, kept):
+            portal.call(mark, node, attempt)
+            until(lambda attempt=attempt: link.has_mark(mark_family(attempt), attempt))  # type: ignore[misc]
+        system.run("UPDATE nodes SET marks_forgotten_to = %(at)s", at=week_ago - 2 * hour)
+        with listener_dead(system):
+            pass
+        until(lambda: not link.has_mark(mark_family(old), old))
+        assert link.has_mark(mark_family(kept), kept)
+    until(lambda: system.value("SELECT marks_forgotten_to FROM nodes") >= week_ago - hour)
+
+
+def made_at(at: datetime) -> UUID:
+    """An id of that time."""
+    return UUID(int=int(at.timestamp() * 1000) << 80)
+
+
+async def mark(node: Node, attempt: UUID) -> None:
+    """As an Originate of a worker's does, without a call."""
+    connection = AmiConnection(host=node.host, port=node.port, login=node.sender, on_event=lambda _: None)
+    await connection.start()
+    await connection.wait_up(timedelta(seconds=5))
+    channel = "Local/att0000000000@trunkline-maintenance/n"
+    await connection.action(
+        "Originate",
+        {"Channel": channel, "Application": "Hangup", "Variable": f"DB({mark_family(attempt)}/{attempt})=1"},
+    )
+    await connection.stop()
 
 
 def test_a_claim_whose_worker_died_before_the_originate_is_given_back_after_a_second_look_and_dialled_once(

@@ -517,6 +517,12 @@ def test_a_gateway_that_is_neither_is_refused(rows: Rows, owner: psycopg.Connect
         owner.execute("UPDATE trunk_gateways SET gateway_address = %s", (address,))
 
 
+def test_a_trunk_that_would_call_hardly_ever_is_refused(rows: Rows, owner: psycopg.Connection[Any]) -> None:
+    owner.execute("UPDATE trunks SET max_calls_per_second = 0.001")
+    with pytest.raises(psycopg.errors.CheckViolation):
+        owner.execute("UPDATE trunks SET max_calls_per_second = 0.0009")
+
+
 # --- plans ----------------------------------------------------------------------------------------
 
 

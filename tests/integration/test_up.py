@@ -182,29 +182,53 @@ def test_down_without_an_up_says_so(tmp_path: Path) -> None:
     assert "not up" in Home(tmp_path).trunkline("down", "--wait")
 
 
-@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT, signal.SIGINT]])
-def test_in_the_foreground_a_signal_ends_everything_also_while_it_starts(
-    tmp_path: Path, signals: list[signal.Signals]
-) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TRUNKLINE_")}
-    process = subprocess.Popen(
-        [Path(sys.executable).parent / "trunkline", "up"],
-        cwd=tmp_path,
-        env=environment,
+@contextmanager
+def typed(directory: Path, *words: str, until_it_says: str) -> Iterator[subprocess.Popen[str]]:
+    """A command that still runs when it has said something."""
+    with subprocess.Popen(
+        [Path(sys.executable).parent / "trunkline", *words],
+        cwd=directory,
+        env={name: value for name, value in os.environ.items() if not name.startswith("TRUNKLINE_")},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "starting valkey" in line:
-            break
-    for number in signals:
-        process.send_signal(number)
-    said = process.stdout.read()
-    assert process.wait(60) == 0, said
-    assert "down" in said
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if until_it_says in line:
+                break
+        yield process
+
+
+@pytest.mark.parametrize(
+    ("words", "signals", "status"),
+    [
+        (["up"], [signal.SIGINT], 0),
+        (["up"], [signal.SIGTERM], 0),
+        (["up"], [signal.SIGINT, signal.SIGINT], 0),
+        (["up"], [signal.SIGHUP, signal.SIGHUP], 0),  # the kernel says so, and the shell
+        (["up", "--detach"], [signal.SIGINT], 130),
+    ],
+)
+def test_a_signal_ends_everything_in_order_also_while_it_starts(
+    tmp_path: Path, words: list[str], signals: list[signal.Signals], status: int
+) -> None:
+    with typed(tmp_path, *words, until_it_says="starting valkey") as process:
+        for number in signals:
+            process.send_signal(number)
+        assert process.stdout is not None
+        said = process.stdout.read()
+        assert process.wait(60) == status, said
+    assert "trunkline is down" in said
     assert "Traceback" not in said
-    process.stdout.close()
     until(lambda: not Home(tmp_path).processes(), what="every process is gone")
+
+
+def test_after_a_crash_the_next_up_ends_what_is_left_and_starts_everything_anew(tmp_path: Path) -> None:
+    with typed(tmp_path, "up", until_it_says="starting scheduler") as process:
+        process.kill()  # Asterisk boots still, and loses the signal that it is sent
+    with up(tmp_path) as home:
+        running = [words for words in home.processes().values() if "asterisk.conf" in words]
+        assert len(running) == 1, "the one of the dead run is gone"
+    until(lambda: not home.processes(), what="every process is gone, also of the run that was killed")

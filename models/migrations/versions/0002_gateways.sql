@@ -35,6 +35,10 @@ SELECT t.id::text AS id,
 FROM trunks t
 WHERE t.is_active AND t.ip_identifiers <> '{}';
 
+-- Far below this Redis cannot hold the time of the next call.
+UPDATE trunks SET max_calls_per_second = 0.001 WHERE max_calls_per_second < 0.001;
+ALTER TABLE trunks ADD CONSTRAINT trunks_not_too_slow CHECK (max_calls_per_second >= 0.001);
+
 -- ---------------------------------------------------------------------------------------------
 -- Attempts
 -- ---------------------------------------------------------------------------------------------
@@ -73,7 +77,8 @@ ALTER TABLE campaigns ADD COLUMN pause_reason text;  -- of a pause that nobody t
 
 ALTER TABLE nodes
   ADD COLUMN version      text,  -- Asterisk's
-  ADD COLUMN sip_address  text;  -- ours, as this node tells it to carriers
+  ADD COLUMN sip_address  text,  -- ours, as this node tells it to carriers
+  ADD COLUMN marks_forgotten_to  timestamptz;  -- the last hour whose marks its Asterisk was told to forget
 
 -- With the reason of a pause that nobody typed.
 CREATE OR REPLACE VIEW campaign_status AS

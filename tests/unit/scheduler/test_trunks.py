@@ -66,6 +66,7 @@ def test_the_defaults_are_those_of_the_reference_service() -> None:
         ("max_concurrent_calls", 10**12),
         ("max_calls_per_second", 0),
         ("max_calls_per_second", -0.1),
+        ("max_calls_per_second", 1e-300),  # a time that Redis cannot hold
         ("max_calls_per_second", float("nan")),
         ("max_calls_per_second", float("inf")),
         ("qualify_frequency", -1),
