@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from models.settings import DEFAULT_NODE_CALLS, GivenSettings, read_settings
+from models.settings import DEFAULT_NODE_CALLS, NAMES_PORT, GivenSettings, read_settings
 from scheduler.cli import terminal
 from scheduler.cli.app import app
 from scheduler.cli.app import main as run_app
@@ -141,6 +141,16 @@ def run_worker() -> None:
     from deploy.processes import run_worker
 
     run_worker(read_settings(), str(Path(sys.executable)))
+
+
+@run_commands.command("names")
+def run_names(
+    port: Annotated[int, typer.Option(help="On 127.0.0.1, UDP and TCP.", min=1, max=65535)] = NAMES_PORT,
+) -> None:
+    """Tells an Asterisk on this machine of one address a name, so that only trunkline fails over."""
+    from deploy.names import run_names
+
+    run_names(read_settings(), port)
 
 
 def main() -> None:

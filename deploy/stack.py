@@ -1,6 +1,6 @@
 """Everything that runs on one machine, in the order in which it starts; later parts need earlier ones.
 
-    postgres → migrations, logins → valkey → asterisk → scheduler, a listener a node, workers, flower
+    postgres → migrations, logins → valkey → names → asterisk → scheduler, a listener a node, workers, flower
 
 Postgres, Redis and Asterisk are yours where their address is set; otherwise embedded ones run under
 `TRUNKLINE_HOME`. What was started is written to `TRUNKLINE_HOME/runtime.json` (0600), where commands
@@ -13,7 +13,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,7 +33,7 @@ from deploy.part import Part, accepts, free_port
 from deploy.processes import worker_command
 from models.database import migrate, reason
 from models.errors import Unavailable
-from models.settings import Login, Node, Settings
+from models.settings import NAMES_PORT, Login, Node, Settings
 
 NODE = "local"
 _FLOWER_USER = "trunkline"
@@ -116,6 +116,7 @@ class Stack:
         login = "trunkline_asterisk_" + hashlib.sha256(str(self.home).encode()).hexdigest()[:8]
         ensure_login(owner_url, login, password(self.passwords, "asterisk_database"), "trunkline_asterisk")
         database = urlsplit(owner_url)
+        yield self._names(names_port := self._port("names", NAMES_PORT))
         asterisk = Asterisk(
             tree=tree,
             directory=self.home / "asterisk",
@@ -138,7 +139,7 @@ class Stack:
             local_networks=reach.local_networks,
             dialplan_file=self.settings.dialplan_file,
             authorities=self.settings.ca_file,
-            nameserver=self.settings.nameserver,
+            nameserver=f"127.0.0.1@{names_port}",
         )
         asterisk.prepare()
         yield asterisk.part()
@@ -157,6 +158,11 @@ class Stack:
                 max_calls=asterisk.max_calls,
             )
         )
+
+    def _names(self, port: int) -> Part:
+        self._write_runtime()  # it is ours, and reads whom to ask
+        words = [sys.executable, "-m", "deploy.main", "run", "names", "--port", str(port)]
+        return replace(self._own("names", words), ready=lambda: accepts(port))
 
     def _own_processes(self) -> Iterator[Part]:
         settings = Settings(home=self.home)

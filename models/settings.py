@@ -23,6 +23,7 @@ from models.addresses import RtpPorts, SipBind, check_external_address, local_ne
 from models.errors import Invalid
 
 DEFAULT_NODE_CALLS = 200
+NAMES_PORT = 5053  #: on loopback, where `trunkline run names` is asked
 LONGEST_CALL_LIMIT = 86_400  #: seconds
 
 
@@ -128,7 +129,7 @@ class Settings(BaseSettings):
         default=None, description="the authorities trusted over TLS, instead of the machine's (embedded Asterisk)"
     )
     nameserver: str | None = Field(
-        default=None, description="ADDRESS[@PORT] that resolves gateways' names, instead of the machine's (embedded)"
+        default=None, description="ADDRESS[@PORT] that resolves gateways' names, instead of the machine's servers"
     )
     dialplan_file: Path | None = Field(
         default=None, description="a dialplan of yours, included by the embedded Asterisk"

@@ -51,6 +51,23 @@ def asking(nameserver: str) -> dns.asyncresolver.Resolver:
     return resolver
 
 
+def in_hosts(name: str, hosts: Path = HOSTS) -> list[str]:
+    """The addresses of a name in the hosts file, IPv4 first."""
+    try:
+        lines = hosts.read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        address, *names = line.partition("#")[0].split() or [""]
+        if name.lower().removesuffix(".") in (other.lower() for other in names):
+            try:
+                found.append(str(ipaddress.ip_address(address)))
+            except ValueError:
+                continue
+    return sorted(found, key=lambda address: ":" in address)
+
+
 class Names:
     """Answers from the hosts file and from DNS; `resolver` None is the machine's own."""
 
@@ -84,7 +101,7 @@ class Names:
         try:
             records = cast("list[SRV]", await self._ask(name, "SRV"))
         except NoName:
-            if self._in_hosts(host):
+            if in_hosts(host, self._hosts):
                 return []
             raise
         if records and all(record.target == dns.name.root for record in records):  # RFC 2782: decidedly not here
@@ -94,7 +111,7 @@ class Names:
         return [(record.target.to_text(omit_final_dot=True), record.port) for record in ordered]
 
     async def _addresses(self, name: str, port: int) -> list[Target]:
-        found = self._in_hosts(name)
+        found = in_hosts(name, self._hosts)
         for kind in ("A", "AAAA"):  # IPv4 first: Asterisk is bound to it
             if not found:
                 found = [str(record) for record in await self._ask(name, kind)]
@@ -111,18 +128,3 @@ class Names:
             raise NoName(f"This machine has no DNS server to ask for {name}: see /etc/resolv.conf.") from error
         except (dns.exception.DNSException, OSError, UnicodeError) as error:
             raise NoName(f"No DNS server answers for {name}: check this machine's DNS, and the name.") from error
-
-    def _in_hosts(self, name: str) -> list[str]:
-        try:
-            lines = self._hosts.read_text(errors="replace").splitlines()
-        except OSError:
-            return []
-        found = []
-        for line in lines:
-            address, *names = line.partition("#")[0].split() or [""]
-            if name.lower().removesuffix(".") in (other.lower() for other in names):
-                try:
-                    found.append(str(ipaddress.ip_address(address)))
-                except ValueError:
-                    continue
-        return sorted(found, key=lambda address: ":" in address)

@@ -64,7 +64,7 @@ class Asterisk:
     authorities: Path | None = None
     """The certificates of authorities to trust over TLS; the machine's when None."""
     nameserver: str | None = None
-    """Who resolves the names of gateways, as ADDRESS or ADDRESS@PORT; the machine's resolv.conf when None."""
+    """Who resolves the names of gateways, as ADDRESS or ADDRESS@PORT; the machine's files and servers when None."""
 
     @property
     def max_calls(self) -> int:
@@ -185,8 +185,10 @@ class Asterisk:
         }
 
     def _resolver(self) -> str:
-        # with both, a name is asked of either
-        return "resolv = system" if self.nameserver is None else f"resolv =\nnameserver = {written(self.nameserver)}"
+        if self.nameserver is None:
+            return "hosts = system\nresolv = system"
+        # nobody beside it: a name would be asked of either, and have every address that the hosts file gives it
+        return f"hosts =\nresolv =\nnameserver = {written(self.nameserver)}"
 
     def _dialplan_include(self) -> str:
         if self.dialplan_file is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import dns.asyncresolver
@@ -19,11 +19,13 @@ Records = Mapping[tuple[str, str], list[str]]
 
 
 @contextmanager
-def dns_server(records: Records, *, answers: bool = True) -> Iterator[dns.asyncresolver.Resolver]:
-    """A resolver that asks this server only; without `answers` it hears the questions and says nothing."""
+def dns_server(
+    records: Records, *, answers: bool = True, silent: Collection[str] = ()
+) -> Iterator[dns.asyncresolver.Resolver]:
+    """A resolver that asks this server only; without `answers`, or of `silent` names, it hears the questions and says nothing."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
-        thread = threading.Thread(target=_serve, args=(sock, records, answers), name="dns")
+        thread = threading.Thread(target=_serve, args=(sock, records, answers, silent), name="dns")
         thread.start()
         resolver = dns.asyncresolver.Resolver(configure=False)
         resolver.nameservers, resolver.port = ["127.0.0.1"], sock.getsockname()[1]
@@ -35,13 +37,14 @@ def dns_server(records: Records, *, answers: bool = True) -> Iterator[dns.asyncr
             thread.join()
 
 
-def _serve(sock: socket.socket, records: Records, answers: bool) -> None:
+def _serve(sock: socket.socket, records: Records, answers: bool, silent: Collection[str]) -> None:
     while True:
         wire, peer = sock.recvfrom(4096)
         if not wire:
             return
-        if answers:
-            sock.sendto(_answer(dns.message.from_wire(wire), records).to_wire(), peer)
+        query = dns.message.from_wire(wire)
+        if answers and query.question[0].name.to_text(omit_final_dot=True).lower() not in silent:
+            sock.sendto(_answer(query, records).to_wire(), peer)
 
 
 def _answer(query: dns.message.Message, records: Records) -> dns.message.Message:

@@ -44,6 +44,7 @@ class Providers:
 
     system: System
     names: dict[tuple[str, str], list[str]]
+    silent: set[str]  #: names of which the DNS server says nothing
     udp: Carrier
     tcp: Carrier
     tls: Carrier
@@ -52,12 +53,17 @@ class Providers:
     agent: UUID
     _count: Iterator[int] = field(default_factory=lambda: count(100))
 
-    def trunk(self, gateway: str, **form: Any) -> str:
+    def trunk(self, *gateways: str, **form: Any) -> str:
         """A trunk of that form; returns a number registered on it."""
         number = f"+1203555{next(self._count):04}"
         name = f"form-{number[-4:]}"
         new = TrunkCreate.model_validate(
-            {"name": name, "gateways": [Gateway.parse(gateway, priority=1)], **CREDENTIALS, **form}
+            {
+                "name": name,
+                "gateways": [Gateway.parse(each, priority=at) for at, each in enumerate(gateways, 1)],
+                **CREDENTIALS,
+                **form,
+            }
         )
         with self.system.engine.begin() as connection:
             trunks.create(connection, new)
@@ -130,7 +136,8 @@ def providers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Providers]:
         names = {
             (f"{host}.example.net", "A"): ["127.0.0.1"] for host in ("plain", "tls", "any.wild", "srv.wild", "other")
         }
-        resolver = stack.enter_context(dns_server(names))
+        silent: set[str] = set()
+        resolver = stack.enter_context(dns_server(names, silent=silent))
         system = stack.enter_context(
             System(
                 home / "system", challenge=True, ca_file=home / "authority.pem", nameserver=f"127.0.0.1@{resolver.port}"
@@ -152,6 +159,7 @@ def providers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Providers]:
         yield Providers(
             system=system,
             names=names,
+            silent=silent,
             udp=system.carrier,
             tcp=carrier("tcp", transport="TCP"),
             tls=carrier("tls", certificate=shown),
@@ -299,43 +307,141 @@ def test_a_certificate_has_to_be_for_the_gateway_and_not_for_where_its_srv_recor
     assert call.at(providers.tls) == []
 
 
-@pytest.mark.parametrize("transport", ["udp", "tcp"])
-def test_a_dead_target_of_a_srv_record_is_followed_by_the_next_one(providers: Providers, transport: str) -> None:
-    carrier: Carrier = getattr(providers, transport)
-    kind = socket.SOCK_DGRAM if transport == "udp" else socket.SOCK_STREAM
-    with socket.socket(socket.AF_INET, kind) as dead:  # bound, and neither reads nor listens
-        dead.bind(("127.0.0.1", 0))
-        targets = [
-            f"{at} 10 {port} plain.example.net." for at, port in ((10, dead.getsockname()[1]), (20, carrier.port))
-        ]
-        providers.names[f"_sip._{transport}.two-{transport}.example.net", "SRV"] = targets
-        number = providers.trunk(f"two-{transport}.example.net", transport=f"transport-{transport}")
-        call = providers.call(number)
-    assert (call.status, call.seen_by(carrier).end) == ("busy", "final")
-
-
-@pytest.mark.parametrize("digits", ["53", "08", "55"])  # 503, 408, and 503 after it rang
-def test_the_second_address_of_a_name_is_asterisks_to_try_within_the_same_attempt(
-    providers: Providers, tmp_path: Path, digits: str
-) -> None:
-    """Not what we would do (RFC 3263, 4.3, is Asterisk's own), but what the README has to warn of."""
+@pytest.fixture(scope="module")
+def twin(providers: Providers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Carrier]:
+    """Like the carrier on UDP, on the same port of another address."""
     with Carrier(
         tree=providers.system.tree.root,
-        directory=tmp_path,
+        directory=tmp_path_factory.mktemp("twin"),
         username=USERNAME,
         password=PASSWORD,
         challenge=True,
         host=loopback_network() + ".3",
         port=providers.udp.port,
-    ) as second:
-        providers.names[f"both-{digits}.example.net", "A"] = [providers.udp.host, second.host]
-        number = providers.trunk(f"both-{digits}.example.net:{second.port}")
-        call = providers.call(number, digits)
-        seen = [call.seen_by(providers.udp), call.seen_by(second)]
-    assert {one.status for one in seen} == {call.sip_code}
-    assert [one.ringing_at is not None for one in seen] == [digits == "55"] * 2
-    assert seen[0].sip_call_id == seen[1].sip_call_id
+    ) as carrier:
+        yield carrier
+
+
+@pytest.mark.parametrize("digits", ["53", "08", "55", ANSWERS])  # 503, 408, and 503 after it rang
+def test_an_attempt_is_one_invite_to_one_address_however_many_a_name_has(
+    providers: Providers, twin: Carrier, digits: str
+) -> None:
+    """Asterisk would send a second one by itself, if it knew of a second address (RFC 3263, 4.3)."""
+    providers.names[f"both-{digits}.example.net", "A"] = [providers.udp.host, twin.host]
+    number = providers.trunk(f"both-{digits}.example.net:{twin.port}")
+    call = providers.call(number, digits)
+    (seen,) = [*call.at(providers.udp), *call.at(twin)]
+    assert (seen.digest, seen.status) == ("right", call.sip_code or 200)
+    assert (seen.ringing_at is not None) == (digits in ("55", ANSWERS))
     assert providers.system.value("SELECT count(*) FROM attempts WHERE from_number = %(n)s", n=number) == 1
+
+
+def test_the_addresses_of_a_name_take_turns(providers: Providers, twin: Carrier) -> None:
+    providers.names["turns.example.net", "A"] = [providers.udp.host, twin.host]
+    number = providers.trunk(f"turns.example.net:{twin.port}")
+
+    def next_call() -> tuple[int, int]:
+        call = providers.call(number)
+        assert call.status == "busy"  # asked for credentials by one, and given to the same
+        return len(call.at(providers.udp)), len(call.at(twin))
+
+    for seen in ((1, 0), (0, 1)):
+        until(lambda seen=seen: next_call() == seen, within=60, what=f"a call is seen so: {seen}")  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("digits", "status"), [("53", "busy"), ("55", "failed")])  # 503; 503 after it rang
+def test_after_an_address_of_a_name_comes_the_next_gateway_and_only_if_it_did_not_ring(
+    providers: Providers, tmp_path: Path, digits: str, status: str
+) -> None:
+    network = loopback_network()
+    with ExitStack() as stack:
+        port = 0
+        failing = []
+        for last in (1, 2):
+            failing.append(
+                stack.enter_context(
+                    Carrier(
+                        tree=providers.system.tree.root,
+                        directory=tmp_path / str(last),
+                        username=USERNAME,
+                        password=PASSWORD,
+                        challenge=True,
+                        host=f"{network}.{last}",
+                        port=port,
+                        always=digits,
+                    )
+                )
+            )
+            port = failing[0].port
+        providers.names[f"failing-{digits}.example.net", "A"] = [carrier.host for carrier in failing]
+        number = providers.trunk(f"failing-{digits}.example.net:{port}", providers.udp.address)
+        call = providers.call(number)
+        (refused,) = [seen for carrier in failing for seen in call.at(carrier)]
+    assert (call.status, refused.status) == (status, 503)
+    delivered = call.at(providers.udp)
+    assert len(delivered) == (status == "busy")
+    assert refused.sip_call_id not in {seen.sip_call_id for seen in delivered}
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+def test_a_dead_target_of_a_srv_record_ends_its_attempt_and_the_next_gateway_may_name_the_second(
+    providers: Providers, transport: str
+) -> None:
+    carrier: Carrier = getattr(providers, transport)
+    kind = socket.SOCK_DGRAM if transport == "udp" else socket.SOCK_STREAM
+    name = f"two-{transport}.example.net"
+    with socket.socket(socket.AF_INET, kind) as dead:  # bound, and neither reads nor listens
+        dead.bind(("127.0.0.1", 0))
+        targets = [
+            f"{at} 10 {port} plain.example.net." for at, port in ((10, dead.getsockname()[1]), (20, carrier.port))
+        ]
+        providers.names[f"_sip._{transport}.{name}", "SRV"] = targets
+        call = providers.call(providers.trunk(name, transport=f"transport-{transport}"))
+        assert (call.status, call.disposition) == (
+            "failed",
+            "gateway-unreachable" if transport == "udp" else "congestion",
+        )
+        assert call.at(carrier) == []
+        call = providers.call(providers.trunk(name, carrier.address, transport=f"transport-{transport}"))
+    assert (call.status, call.seen_by(carrier).end) == ("busy", "final")
+
+
+def test_asterisk_asks_our_name_server_and_neither_the_hosts_file_nor_others(providers: Providers) -> None:
+    configuration = (providers.system.stack.home / "asterisk/etc/resolver_unbound.conf").read_text()
+    assert re.findall(r"^(\w+) *= *(.*)$", configuration, re.MULTILINE) == [
+        ("hosts", ""),
+        ("resolv", ""),
+        ("nameserver", f"127.0.0.1@{option(providers.system.parts['names'].argv, '--port', '')}"),
+    ]
+
+
+def test_a_name_that_is_not_found_in_time_ends_the_attempt_before_its_transaction_does(providers: Providers) -> None:
+    """Found later, its INVITE would leave for an attempt that is over."""
+    providers.silent.add("slow.example.net")
+    number = providers.trunk(f"slow.example.net:{providers.udp.port}")
+    try:
+        call = providers.call(number)
+        assert call.not_reached  # and not `gateway-unreachable`, as Asterisk's timer has it
+    finally:
+        providers.silent.clear()
+    providers.names["slow.example.net", "A"] = [providers.udp.host]
+    until(lambda: providers.call(number).status == "busy", what="the name is found again")
+    assert call.at(providers.udp) == []
+
+
+def test_while_the_name_server_is_away_no_name_is_found_and_the_next_gateway_is_an_address(
+    providers: Providers,
+) -> None:
+    number = providers.trunk(f"plain.example.net:{providers.udp.port}", providers.udp.address)
+    providers.system.kill("names")
+    try:
+        until(lambda: providers.call(number).status == "busy", what="the address is called")
+        call = providers.call(number)
+        assert call.seen_by(providers.udp).request_uri == f"sip:{call.to}@{providers.udp.address}"
+    finally:
+        providers.system.start("names")
+    by_name = providers.trunk(f"plain.example.net:{providers.udp.port}")
+    until(lambda: providers.call(by_name).status == "busy", within=120, what="names are found again")
 
 
 def test_the_check_of_a_trunk_asks_and_trusts_the_same(providers: Providers) -> None:

@@ -94,7 +94,7 @@ def test_up_starts_everything_once_and_down_ends_all_of_it_and_keeps_the_data(tm
         assert ask(config["flower_url"], "/workers", login=True) == 200
         home.trunkline("agent", "create", "kept", "--connect", "playback://hello-world")
         words = " ".join(home.processes().values())
-        for part in ("postgres", "valkey-server", "asterisk", "scheduler", "listener", "celery"):
+        for part in ("postgres", "valkey-server", "run names", "asterisk", "scheduler", "listener", "celery"):
             assert part in words, f"{part} runs"
         secrets = json.loads((tmp_path / ".trunkline" / "passwords.json").read_text()).values()
         assert not [secret for secret in secrets if secret in words], "no secret is in the list of processes"
@@ -112,7 +112,8 @@ def test_up_starts_everything_once_and_down_ends_all_of_it_and_keeps_the_data(tm
 def test_a_part_that_dies_is_started_again(tmp_path: Path) -> None:
     with up(tmp_path) as home:
         config = home.config()
-        for part in ("celery -A workers.main worker", "deploy.main run scheduler", "valkey-server", "postgres -D"):
+        parts = ("celery -A workers.main worker", "run scheduler", "run names", "valkey-server", "postgres -D")
+        for part in parts:
             before = {pid for pid, words in home.processes().items() if part in words}
             assert before, f"{part} runs"
             for pid in before:
@@ -161,7 +162,7 @@ def test_what_is_yours_is_used_and_not_embedded(system: System, tmp_path: Path) 
     with up(tmp_path, **yours) as home:
         words = " ".join(home.processes().values())
         assert "celery" in words
-        for part in ("postgres -D", "valkey", "asterisk.conf"):
+        for part in ("postgres -D", "valkey", "asterisk.conf", "run names"):
             assert part not in words, f"{part} is not embedded"
         from_number = system.add_trunk("yours")
         system.add_agent("yours", "playback://hello-world")
