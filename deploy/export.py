@@ -23,7 +23,7 @@ from deploy.stack import ensure_login
 from models.addresses import local_networks
 from models.database import migrate
 from models.errors import Conflict, Invalid, Unavailable
-from models.settings import DEFAULT_NODE_CALLS, Login, Node, Settings
+from models.settings import DEFAULT_NODE_CALLS, NAMES_PORT, Login, Node, Settings
 
 SIGNATURE = "made by `trunkline asterisk export`; do not edit, it is made anew"
 SECRETS = "trunkline-secrets.json"
@@ -254,6 +254,14 @@ If you move them to another machine, put them at the same path or change the pat
    - res_pgsql.conf and cel_pgsql.conf name no other database of yours, and sorcery.conf has no other [res_pjsip];
    - rtp.conf gives two ports a call: rtpend - rtpstart + 1 is at least {2 * node.max_calls};
    - pjsip.conf has no other section with type=system, and {transports}
+   - resolver_unbound.conf says under [general], and nothing else there,
+
+    hosts =
+    resolv =
+    nameserver = 127.0.0.1@{NAMES_PORT}
+
+     and `trunkline run names` runs on that machine, whenever Asterisk does. Asterisk tries every address of a gateway's name by itself,
+     so that a phone may ring twice: this tells it of one only. It may stay as it is if every gateway is an address;
    - asterisk.conf does not set maxcalls, nor live_dangerously = yes;
    - it reaches Postgres at {database.host}:{database.port} when it starts: without it, it learns no columns and writes no CEL.
      Its login is {database.user}, a member of trunkline_asterisk, which reads views and writes the table cel.

@@ -112,7 +112,8 @@ def _gateway(settings: Settings, look: Look, attempts: Sequence[Attempt]) -> Ite
         return
     leads_to = ", ".join(map(str, found.targets))
     if not _is_address(look.gateway.host):
-        yield _ok("name", f"The name leads to {leads_to}.")
+        turns = ": a call goes to one of them, and not on to the next" if len(found.targets) > 1 else ""
+        yield _ok("name", f"The name leads to {leads_to}{turns}.")
     if found.finding is Finding.REFUSED or (
         found.finding is Finding.SILENT and transport != "UDP" and not found.connected
     ):

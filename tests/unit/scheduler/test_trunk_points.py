@@ -118,6 +118,14 @@ def test_without_a_call_what_only_a_call_shows_is_unknown_and_a_test_call_is_nam
     assert verdicts(found, "active", "numbers", "name", "options", "sip-address") == ["ok"] * 5
 
 
+def test_of_a_name_with_several_addresses_it_is_said_that_a_call_goes_to_one() -> None:
+    several = replace(ANSWERED, targets=(FAR, replace(FAR, address="203.0.113.6")))
+    said = points(looks=(look(several),))["name"].sentence
+    assert "203.0.113.5:5060, 203.0.113.6:5060" in said
+    assert "one of them" in said
+    assert "one of them" not in points()["name"].sentence
+
+
 def test_an_answered_call_proves_all_three() -> None:
     assert verdicts(points(attempt(1, "answered")), *BY_CALLS) == ["ok"] * 3
 
