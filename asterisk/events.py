@@ -117,10 +117,11 @@ class Interpreter:
 
 
 def _at_the_end(event: AmiMessage) -> AtTheEnd:
-    """What the hangup handler says; all but the Call-ID is of an answered call only."""
+    """What the hangup handler says; all but the Call-ID and the last reply is of an answered call only."""
     counted = dict(pair.split("=", 1) for pair in event.get("rtcp").split(";") if "=" in pair)
     return AtTheEnd(
         sip_call_id=event.get("callid") or None,
+        last_reply=_last_reply(event.get("said")),
         rx_packets=_count(counted.get("rxcount", "")),
         tx_packets=_count(counted.get("txcount", "")),
         rx_lost=_count(counted.get("lp", "")),
@@ -130,6 +131,11 @@ def _at_the_end(event: AmiMessage) -> AtTheEnd:
         agent_status=event.get("leg") or None,
         hangup_by="limit" if _struck(event.get("left")) else "agent" if event.get("ended") == "agent" else None,
     )
+
+
+def _last_reply(said: str) -> int | None:
+    """`[486]` → 486, `[]` → 0: nothing; None where the dialplan does not say."""
+    return (_number(said.strip("[]")) or 0) if said else None
 
 
 def _struck(left: str) -> bool:

@@ -53,11 +53,13 @@ def sign_of(old: Attempt, new: Attempt) -> Sign | None:
 def may_fail_over(old: Attempt, new: Attempt) -> bool:
     """Whether this end says that nobody was reached, so that the call may go out by another gateway at once.
 
-    Never after ringing (180, 183), an answer, a busy line, a decline or a ring timeout, and not without the
-    carrier's own status: what CEL alone knows of an end leaves out whether it rang.
+    Never after a reply above 100 but for the 5xx itself, and not by what CEL alone knows of an end, which leaves
+    out whether it rang.
     """
     if new.status is old.status or new.ringing_at or new.answered_at or new.stop_requested_at:
         return False
     if new.status is Status.WITHDRAWN:
         return new.disposition == D.NOT_PLACED
-    return new.status is Status.FAILED and new.disposition in _UNDELIVERED and new.sip_code is not None
+    if new.status is not Status.FAILED or new.disposition not in _UNDELIVERED:
+        return False
+    return new.sip_code is not None if new.last_reply is None else new.last_reply == 0 or new.last_reply >= 500

@@ -189,6 +189,7 @@ def write(connection: Connection, changes: Sequence[Change]) -> None:
             ("answered_at", "answered_ats"),
             ("ended_at", "ended_ats"),
             ("sip_call_id", "sip_call_ids"),
+            ("last_reply", "last_replies"),
             ("rx_packets", "rx_packets"),
             ("tx_packets", "tx_packets"),
             ("rx_lost", "rx_lost"),

@@ -70,9 +70,9 @@ _BY_CAUSE = {
     127: (Status.FAILED, D.REJECTED),
 }
 
-# From the INVITE to its timer B (64 x T1) less what the events may be early by.
-# A 408 sooner than that is the carrier's own.
-_TIMER_B_MARGIN = timedelta(milliseconds=200)
+# Where it is not known what the far side said, a 408 is Asterisk's own if it comes with timer B (64 x T1) of the INVITE:
+# sooner or later it is the carrier's.
+_EARLY, _LATE = timedelta(milliseconds=200), timedelta(seconds=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +85,7 @@ class Evidence:
     agent_status: str | None  #: DIALSTATUS of the agent's leg, where there was one
     sip_code: int | None
     q850_cause: int | None
+    last_reply: int | None = None  #: the status of the last SIP reply that came; 0: none did; None is not known
     lasted: timedelta | None  #: from the making of the channel to its end
 
 
@@ -97,8 +98,8 @@ class Outcome:
 def classify(seen: Evidence, *, timer_b: timedelta) -> Outcome:
     """The outcome of an attempt whose channel is gone. Never guesses: every answer names what it was read from.
 
-    `timer_b` is the INVITE transaction's (RFC 3261, 17.1.1.2): a 408 that comes with it is our own,
-    after nothing at all was heard.
+    `timer_b` is the INVITE transaction's (RFC 3261, 17.1.1.2): a 408 of Asterisk's own comes with it, after
+    nothing at all was heard.
     """
     status, disposition = _decide(seen, timer_b)
     return Outcome(status=status, disposition=disposition)
@@ -112,7 +113,7 @@ def _decide(seen: Evidence, timer_b: timedelta) -> tuple[Status, Disposition]:
     if seen.stopped:
         return Status.CANCELED, D.CANCELED
     sip_code = seen.sip_code or (408 if seen.q850_cause == 18 else None)  # CEL has the cause alone
-    if sip_code == 408 and not seen.rang and seen.lasted is not None and seen.lasted >= timer_b - _TIMER_B_MARGIN:
+    if sip_code == 408 and not seen.rang and _was_silence(seen, timer_b):
         return Status.FAILED, D.GATEWAY_UNREACHABLE
     if sip_code:
         return _BY_SIP.get(sip_code) or _BY_SIP_CLASS.get(sip_code // 100, (Status.FAILED, D.REJECTED))
@@ -123,3 +124,10 @@ def _decide(seen: Evidence, timer_b: timedelta) -> tuple[Status, Disposition]:
     return _BY_CAUSE.get(
         seen.q850_cause or 0, (Status.NO_ANSWER, D.NO_ANSWER) if seen.rang else (Status.FAILED, D.REJECTED)
     )
+
+
+def _was_silence(seen: Evidence, timer_b: timedelta) -> bool:
+    """Whether a 408 is Asterisk's own, for an INVITE that nobody answered."""
+    if seen.last_reply is not None:
+        return seen.sip_code is None
+    return seen.lasted is not None and timer_b - _EARLY <= seen.lasted <= timer_b + _LATE

@@ -235,6 +235,7 @@ attempts = Table(
     Column("hands_over", Boolean, nullable=False),
     Column("tried_gateways", ARRAY(Uuid), nullable=False),
     Column("sip_call_id", Text),
+    Column("last_reply", Integer),
     Column("rx_packets", Integer),
     Column("tx_packets", Integer),
     Column("rx_lost", Integer),

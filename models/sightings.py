@@ -30,9 +30,10 @@ class Sight(Enum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AtTheEnd:
-    """What Asterisk says of a call whose channel is about to go; all but the Call-ID only if it was answered."""
+    """What Asterisk says of a call whose channel is about to go; all but the first two only if it was answered."""
 
     sip_call_id: str | None = None
+    last_reply: int | None = None  #: the status of the last SIP reply that came; 0: none did
     rx_packets: int | None = None
     tx_packets: int | None = None
     rx_lost: int | None = None  #: as we counted
@@ -77,6 +78,7 @@ class Attempt:
     answered_at: datetime | None = None
     ended_at: datetime | None = None
     sip_call_id: str | None = None
+    last_reply: int | None = None
     rx_packets: int | None = None
     tx_packets: int | None = None
     rx_lost: int | None = None
@@ -109,6 +111,7 @@ def _gather(row: Attempt, seen: Sequence[Sighting]) -> Attempt:
     answered_at = time_of(Sight.ANSWERED, row.answered_at)
     said = (first[Sight.ENDING].at_the_end if Sight.ENDING in first else None) or AtTheEnd()
     leg = first[Sight.AGENT_LEG].text if Sight.AGENT_LEG in first else None
+    last_reply = said.last_reply if row.last_reply is None else row.last_reply
     callee = "callee" if Sight.CALLEE_HUNG_UP in first else None
     return replace(
         row,
@@ -118,9 +121,10 @@ def _gather(row: Attempt, seen: Sequence[Sighting]) -> Attempt:
         agent_status=row.agent_status or leg or said.agent_status,
         hangup_by=_hangup_by(row.hangup_by, callee, said.hangup_by) if answered_at else None,
         # the agent leg's own end shows as a SIP status on an answered call; it is not the carrier's
-        sip_code=None if answered_at else row.sip_code or (end.sip_code if end else None),
+        sip_code=None if answered_at else _carriers(row.sip_code or (end.sip_code if end else None), last_reply),
         q850_cause=row.q850_cause if row.q850_cause is not None or end is None else end.cause,
         sip_call_id=row.sip_call_id or said.sip_call_id,
+        last_reply=last_reply,
         rx_packets=said.rx_packets if row.rx_packets is None else row.rx_packets,
         tx_packets=said.tx_packets if row.tx_packets is None else row.tx_packets,
         rx_lost=said.rx_lost if row.rx_lost is None else row.rx_lost,
@@ -128,6 +132,14 @@ def _gather(row: Attempt, seen: Sequence[Sighting]) -> Attempt:
         codec=row.codec or said.codec,
         media_address=row.media_address or said.media_address,
     )
+
+
+def _carriers(tech_cause: int | None, last_reply: int | None) -> int | None:
+    """The carrier's final status: Asterisk has a 408, a 480 and a 503 of its own, and loses one in ten of 3xx."""
+    if last_reply is None or tech_cause == last_reply:
+        return tech_cause
+    is_final = last_reply >= 300 and last_reply not in {401, 407}  # those were answered
+    return last_reply if tech_cause is None and is_final else None
 
 
 def _hangup_by(*known: str | None) -> str | None:
@@ -149,6 +161,7 @@ def _decide(row: Attempt, facts: Attempt, seen: Sequence[Sighting], timer_b: tim
                 agent_status=facts.agent_status,
                 sip_code=facts.sip_code,
                 q850_cause=facts.q850_cause,
+                last_reply=facts.last_reply,
                 lasted=end.at - (facts.channel_at or facts.initiated_at or end.at),
             ),
             timer_b=timer_b,

@@ -82,8 +82,8 @@ class Granter:
     def hand_over(self, connection: Connection, lines: Lines) -> Round:
         """Grants the calls that one gateway did not deliver to the next. Raises SlotsError; then nothing was committed.
 
-        What waits for a rate token stays; what can go no further, because its trunk is off, its campaign paused or no
-        gateway is left, is given up.
+        What waits for a rate token stays; what can go no further is given up: its call is due again where its trunk
+        is off, its campaign paused or the trial of another gateway under way, and ends where no gateway is left.
         """
         with connection.begin():
             waiting = ledger.lock_hand_overs(connection, MOST_A_ROUND)
@@ -208,10 +208,10 @@ class _Plan:
         )
 
     def is_exhausted(self, before: HandOver) -> bool:
-        """Nothing else is in its way than that no gateway is left to try."""
+        """Nothing else is in its way than that no gateway is left to try, not even one whose trial is under way."""
         line = self.lines.by_number.get(before.from_number)
-        tried = (*before.tried_gateways, before.gateway_id)
-        return before.waits and line is not None and not self._usable(line.trunk_id, tried)
+        tried = {*before.tried_gateways, before.gateway_id}
+        return before.waits and line is not None and {g.id for g in self.lines.gateways.get(line.trunk_id, ())} <= tried
 
     def _scopes(self, line: Line, node: Scope, campaign: Campaign | None) -> tuple[Scope, ...]:
         return (line.trunk, node, campaign.scope) if campaign and campaign.scope else (line.trunk, node)
@@ -240,7 +240,7 @@ class _Plan:
         return [
             gateway
             for gateway in self.lines.gateways.get(trunk_id, ())
-            if gateway.id not in self.trials and gateway.id not in tried
+            if not gateway.busy and gateway.id not in self.trials and gateway.id not in tried
         ]
 
     def _next_gateway(self, trunk_id: UUID, tried: Collection[UUID]) -> UUID:

@@ -42,6 +42,7 @@ class Gateway:
 
     id: UUID
     on_trial: bool
+    busy: bool  #: with the one call of its trial
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +90,7 @@ def load_lines(connection: Connection) -> Lines:
     }
     gateways: dict[UUID, list[Gateway]] = {}
     for row in connection.exec_driver_sql(statement("load_gateways")):
-        gateways.setdefault(row.trunk_id, []).append(Gateway(id=row.id, on_trial=row.on_trial))
+        gateways.setdefault(row.trunk_id, []).append(Gateway(id=row.id, on_trial=row.on_trial, busy=row.busy))
     campaigns = [
         Campaign(
             id=row.id,

@@ -32,6 +32,7 @@ class Behaviour:
     """The final status sent if the caller does not give up first; None: there is none."""
     reason: str = "OK"
     rings_ms: int = 0
+    """How long it rings before it answers or refuses; of TRYING: how long nothing follows the 100."""
     hangs_up_after_ms: int | None = None
     """Time from the answer to the carrier's own BYE; None: it waits for the caller's."""
     challenges: bool = False
@@ -99,6 +100,14 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
     ),
     Behaviour(
         digits="92", does="Says 100 and then nothing more, until the caller gives up.", kind=Kind.TRYING, status=487
+    ),
+    Behaviour(
+        digits="38",
+        does="Says 100, and after seven seconds that it did not reach the number (408).",
+        kind=Kind.TRYING,
+        status=408,
+        reason="Request Timeout",
+        rings_ms=7000,
     ),
     Behaviour(
         digits="93",

@@ -156,6 +156,8 @@ def _block(label: str, behaviour: Behaviour) -> str:
             return begin + _reply("180 Ringing", log="ringing") + _WAIT_FOR_CANCEL
         case Kind.PROGRESS:
             return begin + _reply("183 Session Progress", log="progress", sdp=True) + _WAIT_FOR_CANCEL
+        case Kind.TRYING if behaviour.rings_ms:
+            return begin + _refuse(label, behaviour)
         case Kind.TRYING:
             return begin + _reply("100 Trying", log="trying", tag=False) + _WAIT_FOR_CANCEL
         case Kind.SILENT:
@@ -176,7 +178,12 @@ def _refuse(label: str, behaviour: Behaviour) -> str:
     )
     if not behaviour.rings_ms:
         return refusal
-    return "\n".join((_reply("180 Ringing", log="ringing"), _ring(behaviour, then=f"{label}_refusal"), refusal))
+    first = (
+        _reply("100 Trying", log="trying", tag=False)
+        if behaviour.kind is Kind.TRYING
+        else _reply("180 Ringing", log="ringing")
+    )
+    return "\n".join((first, _ring(behaviour, then=f"{label}_refusal"), refusal))
 
 
 def _ring(behaviour: Behaviour, *, then: str) -> str:

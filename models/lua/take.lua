@@ -33,7 +33,7 @@ for i = 1, scopes do
   tat[i] = interval[i] > 0 and math.max(tonumber(redis.call('GET', KEYS[2 * i + 3]) or 0), now - burst[i]) or 0
 end
 
-local results = {}
+local results, waits = {}, {}
 for at = 3 * scopes + 4, #ARGV, 3 do
   local mine, free = {}, true
   local before = ARGV[at + 2]
@@ -68,6 +68,9 @@ for at = 3 * scopes + 4, #ARGV, 3 do
     end
     redis.call('HSET', KEYS[2], ARGV[at], table.concat(held, ' '))
   end
+  if kept and not free then
+    for _, i in ipairs(mine) do waits[i] = true end  -- it needs no room: only a token
+  end
   results[#results + 1] = free and 1 or 0
 end
 for i in pairs(moved) do
@@ -82,8 +85,8 @@ local next_free = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
 if next_free[2] then worth_asking_in(next_free[2] - now) end
 local reply = {'TAKEN', 0}
 for i = 1, scopes do
+  if interval[i] > 0 and tat[i] > now and (room[i] > 0 or waits[i]) then worth_asking_in(tat[i] - now) end
   if interval[i] > 0 and room[i] > 0 then
-    if tat[i] > now then worth_asking_in(tat[i] - now) end
     room[i] = math.min(room[i], math.max(0, math.floor((now - tat[i]) / interval[i]) + 1))
   end
   reply[#reply + 1] = room[i]

@@ -8,7 +8,9 @@ WITH waiting AS MATERIALIZED (
 ), mine AS MATERIALIZED (
   SELECT id, call_id, campaign_id, trunk_id, gateway_id, tried_gateways, node, dialed_number, from_number, status,
          '+' || ltrim(dialed_number, '+') AS phone_number
-  FROM attempts WHERE id IN (SELECT id FROM waiting) AND hands_over ORDER BY id FOR UPDATE
+  FROM attempts
+  WHERE id IN (SELECT id FROM waiting) AND hands_over AND (SELECT count(*) FROM running) >= 0  -- those are locked first
+  ORDER BY id FOR UPDATE
 ), theirs AS MATERIALIZED (
   SELECT id, current_attempt_id FROM calls WHERE id IN (SELECT call_id FROM mine) AND status = 'scheduled' ORDER BY id FOR UPDATE
 )

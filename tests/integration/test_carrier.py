@@ -291,6 +291,15 @@ def test_refuses(carrier: Carrier, behaviour: Behaviour) -> None:
         assert "elsewhere.invalid" in response.header("Contact")
 
 
+def test_refuses_long_after_its_100(carrier: Carrier) -> None:
+    with Caller(carrier=carrier, number=number("38")) as caller:
+        caller.invite()
+        caller.hear(100)
+        caller.refused(408)
+        call = caller.seen()
+    assert (call.end, call.status, call.ringing_at) == ("final", 408, None)
+
+
 @pytest.mark.parametrize(("digits", "status"), [("90", 180), ("91", 183), ("92", 100)])
 def test_waits_for_the_cancel(carrier: Carrier, digits: str, status: int) -> None:
     with Caller(carrier=carrier, number=number(digits)) as caller:
@@ -518,5 +527,5 @@ def test_root_gives_up_its_privileges(carrier: Carrier) -> None:
 
 
 def test_every_behaviour_is_tried_here() -> None:
-    tried = {"00", "01", "02", "05", "06", "41", "90", "91", "92", "93"} | {behaviour.digits for behaviour in REFUSALS}
+    tried = {"00", "01", "02", "05", "06", "38", "41", "90", "91", "92", "93"} | {behaviour.digits for behaviour in REFUSALS}
     assert tried == {behaviour.digits for behaviour in BEHAVIOURS}

@@ -119,8 +119,11 @@ def test_silence_counts_as_not_delivered(system: System) -> None:
         ("63", "failed", "rejected"),
         ("04", "failed", "invalid-number"),
         ("80", "no-answer", "no-answer"),
+        ("08", "no-answer", "no-answer"),
+        ("38", "no-answer", "no-answer"),  # 100, and a 408 when our own timer would have been over
         ("55", "failed", "congestion"),  # it rang before
         ("90", "no-answer", "no-answer"),  # our ring timeout
+        ("91", "no-answer", "no-answer"),  # 183 alone, then the ring timeout
         ("92", "no-answer", "no-answer"),  # 100, then the ring timeout
     ],
 )

@@ -167,6 +167,42 @@ def test_without_a_way_or_the_whole_story_an_end_is_an_end(world: World, meanwhi
     assert world.rows.call_of(attempt).status == "failed"
 
 
+def test_while_the_other_gateway_is_tried_with_another_call_this_one_is_due_again(world: World) -> None:
+    first = world.undelivered(world.rows.campaign(1))
+    world.rows.run("UPDATE trunks SET max_concurrent_calls = 2")
+    world.rows.run(
+        "INSERT INTO gateway_health (gateway_id, failures, rests, rests_until) VALUES (%(g)s, 5, 1, now() - interval '1 s')",
+        g=world.second,
+    )
+    [other] = world.rows.grant(world.rows.campaign(1))
+    world.rows.run("UPDATE attempts SET gateway_id = %(g)s WHERE id = %(id)s", g=world.second, id=other)
+    done = world.hand_over()
+    assert (done.attempt_ids, done.given_up) == ((), (first,))
+    assert (world.rows.call_of(first).status, world.rows.attempt(first).hands_over) == ("scheduled", False)
+
+
+def test_on_a_full_trunk_what_waits_for_a_token_alone_is_asked_for_when_the_token_comes(world: World) -> None:
+    world.rows.run("UPDATE trunks SET max_concurrent_calls = 3")
+    world.rows.campaign(3)
+    attempts = [attempt for _ in range(3) for attempt in world.grant().attempt_ids]
+    world.rows.claim(attempts)
+    assert world.rows.record(*(ended(attempt, 34, 503) for attempt in attempts)) == []
+    world.rows.run("UPDATE trunks SET max_calls_per_second = 20")
+    done = world.hand_over()
+    assert len(done.attempt_ids) in {1, 2}
+    assert done.more_due
+    assert done.ask_again_in is not None
+    assert done.ask_again_in <= timedelta(milliseconds=60), "20 a second, and no slot of the three has to come free"
+
+
+def test_the_agent_is_told_of_the_first_time_that_somebody_is_called_whatever_gateways_it_took(world: World) -> None:
+    world.undelivered(world.rows.campaign(1))
+    [next_one] = world.hand_over().attempt_ids
+    world.rows.claim([next_one])
+    number = "SELECT attempt_number FROM call_context WHERE attempt_id = %(id)s"
+    assert world.rows.value(number, id=str(next_one)) == 1
+
+
 def test_what_asterisk_could_not_place_goes_to_the_next_gateway_at_once(world: World) -> None:
     world.rows.campaign(1)
     [first] = world.grant().attempt_ids

@@ -47,6 +47,7 @@ ALTER TABLE attempts
   ADD COLUMN hands_over      boolean NOT NULL DEFAULT false,  -- over, and its slot waits for the attempt by the next gateway
   ADD COLUMN tried_gateways  uuid[] NOT NULL DEFAULT '{}',    -- before this one, in this series
   ADD COLUMN sip_call_id     text,                            -- the Call-ID: what a provider's support asks for
+  ADD COLUMN last_reply      integer,                         -- the status of the last SIP reply that came; 0: none did
   ADD COLUMN rx_packets      integer,                         -- RTP from the far side, and to it
   ADD COLUMN tx_packets      integer,
   ADD COLUMN rx_lost         integer,                         -- packets, as we counted; as the far side reported (RTCP)
@@ -110,11 +111,14 @@ CROSS JOIN LATERAL (
   ) parts
 ) s;
 
--- Who is on the line, and which of their calls it is: attempts that were taken back before anything left do not count.
+-- Who is on the line, and which of their calls it is: attempts that were taken back before anything left, and
+-- those that no gateway delivered, do not count.
 CREATE OR REPLACE VIEW call_context AS
 SELECT a.id::text AS attempt_id, c.id::text AS call_id, c.campaign_id::text AS campaign_id, p.name AS campaign,
        c.phone_number, c.name, c.variables, a.from_number, g.name AS agent,
-       (SELECT count(*) FROM attempts o WHERE o.call_id = a.call_id AND o.id <= a.id AND o.status <> 'withdrawn') AS attempt_number,
+       (SELECT 1 + count(*) FROM attempts o
+        WHERE o.call_id = a.call_id AND o.id < a.id AND o.status <> 'withdrawn'
+          AND (o.ringing_at IS NOT NULL OR o.disposition NOT IN ('congestion', 'gateway-error', 'gateway-unreachable'))) AS attempt_number,
        t.name AS trunk, a.node, a.initiated_at
 FROM attempts a
 JOIN calls c ON c.id = a.call_id

@@ -21,6 +21,7 @@ def outcome_of(
     agent: str | None = None,
     sip: int | None = None,
     cause: int | None = None,
+    last_reply: int | None = None,
     lasted: timedelta | None = timedelta(seconds=1),
 ) -> Outcome:
     return classify(
@@ -31,6 +32,7 @@ def outcome_of(
             agent_status=agent,
             sip_code=sip,
             q850_cause=cause,
+            last_reply=last_reply,
             lasted=lasted,
         ),
         timer_b=TIMER_B,
@@ -101,6 +103,7 @@ def test_our_ring_timeout_is_no_answer_heard_ringing_or_not() -> None:
         (6400, False, D.GATEWAY_UNREACHABLE),
         (6200, False, D.GATEWAY_UNREACHABLE),
         (6199, False, D.NO_ANSWER),
+        (7401, False, D.NO_ANSWER),  # the carrier's, after a 100
         (50, False, D.NO_ANSWER),
         (6400, True, D.NO_ANSWER),
         (20_000, True, D.NO_ANSWER),
@@ -110,6 +113,13 @@ def test_a_408_is_our_own_only_after_timer_b_of_silence(lasted_ms: int, rang: bo
     lasted = timedelta(milliseconds=lasted_ms)
     assert outcome_of(sip=408, cause=18, rang=rang, lasted=lasted).disposition is expected
     assert outcome_of(cause=18, rang=rang, lasted=lasted).disposition is expected, "from CEL, which has the cause alone"
+
+
+@pytest.mark.parametrize("lasted_ms", [50, 6400, 20_000])
+def test_where_the_far_sides_last_reply_is_known_no_clock_decides_on_a_408(lasted_ms: int) -> None:
+    lasted = timedelta(milliseconds=lasted_ms)
+    assert outcome_of(cause=18, last_reply=0, lasted=lasted).disposition is D.GATEWAY_UNREACHABLE
+    assert outcome_of(sip=408, cause=18, last_reply=408, lasted=lasted).disposition is D.NO_ANSWER
 
 
 def test_a_408_is_the_carriers_when_nobody_knows_how_long_it_took() -> None:
