@@ -177,6 +177,10 @@ def test_a_gateway_that_keeps_failing_rests_and_is_tried_again_with_one_call(sys
         )
         until(lambda: (h := health(system, bad.port)) and h.rests == 1 and h.rests_now, what="the gateway rests")
         until(lambda: system.campaign("rests")["scheduled"] + system.campaign("rests")["failed"] == len(to))
+        system.run("UPDATE gateway_health SET rests_until = now() + interval '1 minute' WHERE rests = 1")
+        said = system.trunkline("explain", "rests")
+        assert f"Gateway {bad.address} of trunk rests rests until" in said
+        assert "the last one: congestion" in said
         before = len(seen_at(bad, to))
         assert 5 <= before <= 5 + 2 * 3, "five in a row, and what was granted before that was known"
 
