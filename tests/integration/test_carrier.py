@@ -527,5 +527,7 @@ def test_root_gives_up_its_privileges(carrier: Carrier) -> None:
 
 
 def test_every_behaviour_is_tried_here() -> None:
-    tried = {"00", "01", "02", "05", "06", "38", "41", "90", "91", "92", "93"} | {behaviour.digits for behaviour in REFUSALS}
+    tried = {"00", "01", "02", "05", "06", "38", "41", "90", "91", "92", "93"} | {
+        behaviour.digits for behaviour in REFUSALS
+    }
     assert tried == {behaviour.digits for behaviour in BEHAVIOURS}

@@ -40,6 +40,7 @@ def test_a_stop_cancels_what_was_not_called_and_hangs_up_only_if_asked(system: S
     to = numbers({"90": 40}, skip=100)
     start_campaign(system, tmp_path, "stopped", to)
     until(lambda: system.campaign("stopped")["ringing"] >= 20, what="the trunk is full of ringing phones")
+    assert "Trunk stopped: 20 of 20 slots in use." in system.trunkline("explain", "stopped")
     assert "still up" in system.trunkline("campaign", "stop", "stopped")
     assert "no call is up" in system.trunkline("campaign", "stop", "stopped", "--hang-up")
     returned_at = time.time()
