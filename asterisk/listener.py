@@ -178,7 +178,12 @@ class Listener:
     def _record(self, role: Role, seen: Sequence[Sighting]) -> Recorded:
         with role.connection.begin():
             complete = [*self._missed(role, seen), *self._trusted(role, seen)]
-            return ledger.record(role.connection, complete, timer_b=self._settings.timer_b)
+            return ledger.record(
+                role.connection,
+                complete,
+                timer_b=self._settings.timer_b,
+                ring_timeout=self._settings.ring_timeout,
+            )
 
     def _record_singly(self, role: Role) -> Recorded:
         """What the ledger refuses of one attempt, which is a fault of ours, does not hold up the others."""

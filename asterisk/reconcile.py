@@ -124,7 +124,7 @@ class Reconciler:
             return []
         found = self._find(ids)
         with self._connection.begin():
-            over = ledger.record(self._connection, found.sightings, timer_b=self._settings.timer_b).over
+            over = self._record(found).over
             started_at = self._connection.exec_driver_sql(
                 "SELECT started_at FROM nodes WHERE name = %(node)s", {"node": self._node}
             ).scalar()
@@ -178,7 +178,7 @@ class Reconciler:
         found = self._find(ids)
         now = datetime.now(UTC)
         with self._connection.begin():
-            over = ledger.record(self._connection, found.sightings, timer_b=self._settings.timer_b).over
+            over = self._record(found).over
             still = [
                 row for row in ledger.lock_attempts(self._connection, ids).values() if row.status is Status.WITHDRAWN
             ]
@@ -189,6 +189,14 @@ class Reconciler:
             ledger.give_back(self._connection, [row.id for row in gone])
         logger.info("looked_again", node=self._node, attempts=len(ids), given_back=len(gone), lost=len(lost))
         return [*over, *gone]
+
+    def _record(self, found: _Found) -> ledger.Recorded:
+        return ledger.record(
+            self._connection,
+            found.sightings,
+            timer_b=self._settings.timer_b,
+            ring_timeout=self._settings.ring_timeout,
+        )
 
     def _find(self, ids: Sequence[UUID]) -> _Found:
         """A channel that was made between the look at the channels and that at its traces is looked for once more."""

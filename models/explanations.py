@@ -69,11 +69,16 @@ class Ending:
     sip_code: int | None = None
     agent_status: str | None = None  #: DIALSTATUS of the agent's leg
     talked: timedelta | None = None
+    gave_up_after: timedelta | None = None  #: our ring timeout, where it was that which ended it
     rx_packets: int | None = None  #: of audio, from the far side; None is not known
     tx_packets: int | None = None
     rx_lost: int | None = None
     tx_lost: int | None = None
     error: str = ""  #: with a verdict: what was refused, or is allowed; with a wait: what its campaign is
+
+    @property
+    def gave_up(self) -> bool:
+        return self.gave_up_after is not None
 
     @property
     def audio(self) -> str | None:
@@ -156,7 +161,8 @@ def advise(ending: Ending, context: Context | None = None) -> Advice:
 
 def said_by_far_side(ending: Ending) -> str | None:
     """Its SIP status in words; None where it said nothing. A 503 may be Asterisk's own as well."""
-    return in_words(ending.sip_code) if ending.sip_code and ending.why not in _NOT_THEIRS else None
+    theirs = ending.why not in _NOT_THEIRS and not ending.gave_up
+    return in_words(ending.sip_code) if ending.sip_code and theirs else None
 
 
 def needs_context(ending: Ending) -> bool:
@@ -167,7 +173,7 @@ def needs_context(ending: Ending) -> bool:
 def table() -> str:
     """The entries as a table in Markdown."""
     lines = ["| what you see | what it means | what to do |", "| --- | --- | --- |"]
-    figures = {"error": "…", "rx_loss": "x %", "tx_loss": "y %"}
+    figures = {"error": "…", "waited": "N", "rx_loss": "x %", "tx_loss": "y %"}
     for entry in ENTRIES:
         if entry.in_table:
             means, do = entry.render({**_WORDS_OF_NOTHING, **figures})
@@ -188,7 +194,12 @@ def put_into(text: str) -> str:
 def _find(ending: Ending, context: Context | None) -> tuple[Entry, Advice]:
     around = context or _NOTHING
     entry = next(entry for entry in _BY_REASON[ending.why] if entry.fits(ending, around))
-    figures = {"error": ending.error, "rx_loss": f"{ending.rx_loss:.0%}", "tx_loss": f"{ending.tx_loss:.0%}"}
+    figures = {
+        "error": ending.error,
+        "waited": f"{(ending.gave_up_after or timedelta()).total_seconds():g}",
+        "rx_loss": f"{ending.rx_loss:.0%}",
+        "tx_loss": f"{ending.tx_loss:.0%}",
+    }
     means, do = entry.render({**(context.words() if context else _WORDS_OF_NOTHING), **figures})
     return entry, Advice(key=entry.key, means=means, do=do)
 
@@ -269,6 +280,23 @@ ENTRIES: tuple[Entry, ...] = (
         why=D.BUSY,
         sees="`busy` (486, 600)",
         means="The line was busy.",
+        do="Try again later.",
+    ),
+    Entry(
+        why=D.NO_ANSWER,
+        refined="rang-out",
+        when={"gave_up": True, "rang": True},
+        sees="`no-answer`, rang until our ring timeout",
+        means="It rang, and nobody answered within our {waited} seconds (TRUNKLINE_RING_TIMEOUT_SECONDS).",
+        do="Try again later.",
+    ),
+    Entry(
+        why=D.NO_ANSWER,
+        refined="gave-up",
+        when={"gave_up": True},
+        sees="`no-answer`, no ringing until our ring timeout",
+        means="Nobody answered within our {waited} seconds (TRUNKLINE_RING_TIMEOUT_SECONDS), and no ringing was heard:"
+        " the phone may be off or out of reach, or the carrier is slow to reach it.",
         do="Try again later.",
     ),
     Entry(
@@ -411,7 +439,7 @@ ENTRIES: tuple[Entry, ...] = (
         sees="`failed`, `codec-mismatch` (488, 415, 606), encrypted audio",
         means="The provider accepts nothing of what was offered: SRTP (sdes) with the {codecs}. Most likely SRTP is not switched on there.",
         do="Switch SRTP (secure media) on at the provider, or off here: `{update} --media-encryption no`;"
-        " if that is not it, offer codecs that the provider names: `{update} --allow ulaw,alaw`.",
+        " if that is not it, offer codecs that the provider names: `{update} --allow CODECS`.",
     ),
     Entry(
         why=D.CODEC_MISMATCH,
@@ -420,13 +448,13 @@ ENTRIES: tuple[Entry, ...] = (
         sees="`failed`, `codec-mismatch` (488, 415, 606), TLS with audio in the clear",
         means="The provider accepts nothing of what was offered: audio in the clear with the {codecs}. Over TLS many want SRTP.",
         do="Encrypt the audio: `{update} --media-encryption sdes`;"
-        " if that is not it, offer codecs that the provider names: `{update} --allow ulaw,alaw`.",
+        " if that is not it, offer codecs that the provider names: `{update} --allow CODECS`.",
     ),
     Entry(
         why=D.CODEC_MISMATCH,
         sees="`failed`, `codec-mismatch` (488, 415, 606)",
         means="The provider accepts none of the {codecs} that we offer, or it wants SRTP.",
-        do="Offer codecs that the provider names: `{update} --allow ulaw,alaw`; if it wants SRTP, which needs TLS:"
+        do="Offer codecs that the provider names: `{update} --allow CODECS`; if it wants SRTP, which needs TLS:"
         " `{update} --transport transport-tls --media-encryption sdes`.",
     ),
     Entry(
@@ -453,7 +481,7 @@ ENTRIES: tuple[Entry, ...] = (
         when={"finding": "refused"},
         sees="`failed`, `congestion` (503), the gateway refuses connections",
         means="{gateway} refuses connections over {transport}: nobody listens there. {found}",
-        do="Check its address, port and transport: {gateways}, `{update} --transport transport-udp`.",
+        do="Check its address, port and transport: {gateways}, {other_transports}.",
         far_side_spoke=False,
     ),
     Entry(
@@ -515,7 +543,7 @@ ENTRIES: tuple[Entry, ...] = (
         why=D.GATEWAY_UNREACHABLE,
         sees="`failed`, `gateway-unreachable` (silence)",
         means="{gateway} did not answer at all over {transport}: a wrong address or port, a wrong transport, or a firewall that drops SIP.",
-        do="Check them with `trunkline trunk check {name}`, and correct them: {gateways}, `{update} --transport transport-udp`;"
+        do="Check them with `trunkline trunk check {name}`, and correct them: {gateways}, {other_transports};"
         " let SIP out, and its answers in.",
     ),
     Entry(
@@ -594,7 +622,7 @@ ENTRIES: tuple[Entry, ...] = (
         why=V.CAMPAIGN_WAITS,
         sees="an attempt `withdrawn`: campaign not running",
         means="Not dialled: its campaign was not running any more.",
-        do="It is dialled after `trunkline campaign resume`.",
+        do="It is dialled after `trunkline campaign resume {campaign}`.",
     ),
     Entry(
         why=V.VOID,
@@ -654,7 +682,7 @@ ENTRIES: tuple[Entry, ...] = (
         why=W.CAMPAIGN,
         sees="`scheduled`, campaign not running",
         means="It waits because its campaign is {error}.",
-        do="`trunkline campaign start` or `resume`.",
+        do="`trunkline campaign start {campaign}`, or `resume`.",
     ),
     Entry(
         why=W.NUMBER_UNREGISTERED,

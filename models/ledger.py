@@ -205,7 +205,9 @@ def write(connection: Connection, changes: Sequence[Change]) -> None:
     connection.exec_driver_sql(statement("write_attempts"), {**columns, "place_limit": PLACE_LIMIT})
 
 
-def record(connection: Connection, sightings: Iterable[Sighting], *, timer_b: timedelta) -> Recorded:
+def record(
+    connection: Connection, sightings: Iterable[Sighting], *, timer_b: timedelta, ring_timeout: timedelta
+) -> Recorded:
     """Writes what was seen; says what is over by it.
 
     Anyone may write what was seen, since every write is conditional. Sightings of ids that are not
@@ -221,7 +223,7 @@ def record(connection: Connection, sightings: Iterable[Sighting], *, timer_b: ti
     met: list[Attempt] = []
     rows = lock_attempts(connection, by_attempt)
     for attempt_id, row in rows.items():
-        new = after(row, by_attempt[attempt_id], timer_b=timer_b)
+        new = after(row, by_attempt[attempt_id], timer_b=timer_b, ring_timeout=ring_timeout)
         if new == row or replace(new, channel_at=row.channel_at) == row:
             continue  # that a channel was made is in Asterisk's CEL and mark already: not worth a write of its own
         if row.status is Status.WITHDRAWN and new.status is not Status.WITHDRAWN:

@@ -85,13 +85,16 @@ class Attempt:
     media_address: str | None = None
 
 
+# From the making of the channel to our ring timeout, less what the events may be early by.
+_RING_TIMEOUT_MARGIN = timedelta(milliseconds=200)
+
 _HANGUP_BY = ("trunkline", "agent", "limit", "operator", "callee")
 """Who ended an answered call: of several that are known the last. A later one overrules what was concluded from less."""
 
 
-def after(row: Attempt, seen: Sequence[Sighting], *, timer_b: timedelta) -> Attempt:
+def after(row: Attempt, seen: Sequence[Sighting], *, timer_b: timedelta, ring_timeout: timedelta) -> Attempt:
     """What the ledger should hold of `row` once `seen` is known; `row` itself where nothing changes."""
-    return _decide(row, _gather(row, seen), seen, timer_b)
+    return _decide(row, _gather(row, seen), seen, timer_b, ring_timeout)
 
 
 def _gather(row: Attempt, seen: Sequence[Sighting]) -> Attempt:
@@ -134,11 +137,15 @@ def _hangup_by(*known: str | None) -> str | None:
     return max((who for who in known if who), key=_HANGUP_BY.index, default=None)
 
 
-def _decide(row: Attempt, facts: Attempt, seen: Sequence[Sighting], timer_b: timedelta) -> Attempt:
+def _decide(
+    row: Attempt, facts: Attempt, seen: Sequence[Sighting], timer_b: timedelta, ring_timeout: timedelta
+) -> Attempt:
     end = next((sighting for sighting in seen if sighting.sight is Sight.ENDED), None)
     if row.status in ENDS:
         # its ringing, or its media, may have been reported late
-        return facts if ending_of(facts) == ending_of(row) else _explained(facts)
+        facts = _without_our_own_status(facts, ring_timeout)
+        is_news = ending_of(facts, ring_timeout) != ending_of(row, ring_timeout)
+        return _explained(facts, ring_timeout) if is_news else facts
     if end is not None:
         operator = "operator" if facts.stop_requested_at else None
         outcome = classify(
@@ -162,7 +169,7 @@ def _decide(row: Attempt, facts: Attempt, seen: Sequence[Sighting], timer_b: tim
                 hangup_by=_hangup_by(facts.hangup_by, operator, "trunkline") if facts.answered_at else None,
                 hold_until=None,
             )
-            return _explained(over)
+            return _explained(_without_our_own_status(over, ring_timeout), ring_timeout)
         return facts
     if row.status is Status.INITIATED and facts.channel_at is None and any(s.sight is Sight.NOT_PLACED for s in seen):
         return _explained(
@@ -171,7 +178,8 @@ def _decide(row: Attempt, facts: Attempt, seen: Sequence[Sighting], timer_b: tim
                 status=Status.WITHDRAWN,
                 disposition=Disposition.NOT_PLACED.value,
                 ended_at=seen[-1].at,
-            )
+            ),
+            ring_timeout,
         )
     alive = Status.IN_PROGRESS if facts.answered_at else Status.RINGING if facts.ringing_at else Status.INITIATED
     if row.status not in DIALABLE and not (facts.channel_at or facts.ringing_at or facts.answered_at):
@@ -183,13 +191,29 @@ def _decide(row: Attempt, facts: Attempt, seen: Sequence[Sighting], timer_b: tim
     return facts
 
 
-def ending_of(row: Attempt) -> Ending | None:
-    """What is to be explained of an attempt that is over; None where nothing says why it ended."""
+def _gave_up(row: Attempt, ring_timeout: timedelta) -> bool:
+    """Whether it was our ring timeout that ended it: Asterisk then gives a 480 that nobody said, or no status."""
+    since = row.channel_at or row.initiated_at
+    if row.disposition != Disposition.NO_ANSWER or row.sip_code not in {None, 480} or not since or not row.ended_at:
+        return False
+    return row.ended_at - since >= ring_timeout - _RING_TIMEOUT_MARGIN
+
+
+def _without_our_own_status(row: Attempt, ring_timeout: timedelta) -> Attempt:
+    return replace(row, sip_code=None) if _gave_up(row, ring_timeout) else row
+
+
+def ending_of(row: Attempt, ring_timeout: timedelta | None = None) -> Ending | None:
+    """What is to be explained of an attempt that is over; None where nothing says why it ended.
+
+    Without the `ring_timeout` of its time it is not said that it was this that ended it.
+    """
     if row.disposition is None:
         return None
     return Ending(
         why=Disposition(row.disposition),
         rang=row.ringing_at is not None,
+        gave_up_after=ring_timeout if ring_timeout and _gave_up(row, ring_timeout) else None,
         withdrawn=row.status is Status.WITHDRAWN,
         sip_code=row.sip_code,
         agent_status=row.agent_status,
@@ -201,9 +225,9 @@ def ending_of(row: Attempt) -> Ending | None:
     )
 
 
-def _explained(row: Attempt) -> Attempt:
+def _explained(row: Attempt, ring_timeout: timedelta) -> Attempt:
     """By what was seen alone; the ledger says it again with what is known of the trunk."""
-    ending = ending_of(row)
+    ending = ending_of(row, ring_timeout)
     return replace(row, explanation=explain(ending)) if ending else row
 
 

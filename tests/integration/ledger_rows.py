@@ -17,6 +17,7 @@ from models.ledger import DueCall, Grant
 from models.sightings import Sight, Sighting
 
 TIMER_B = timedelta(milliseconds=6400)
+RING_TIMEOUT = timedelta(seconds=30)
 FROM = "+12025550100"
 
 
@@ -94,7 +95,9 @@ class Rows:
 
     def record(self, *sightings: Sighting) -> list[UUID]:
         with self.engine.begin() as connection:
-            return [row.id for row in ledger.record(connection, sightings, timer_b=TIMER_B).over]
+            return [
+                row.id for row in ledger.record(connection, sightings, timer_b=TIMER_B, ring_timeout=RING_TIMEOUT).over
+            ]
 
     def attempt(self, attempt_id: UUID) -> Any:
         return self.one("SELECT * FROM attempts WHERE id = %(id)s", id=attempt_id)

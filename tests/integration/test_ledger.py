@@ -25,7 +25,7 @@ from models.sightings import Sight, Sighting
 from models.statements import statement
 from models.statuses import DIALABLE, ENDS, Status
 from tests.integration.conftest import Database
-from tests.integration.ledger_rows import TIMER_B, Rows, ended, saw
+from tests.integration.ledger_rows import RING_TIMEOUT, TIMER_B, Rows, ended, saw
 from tests.integration.system import until
 
 T = TypeVar("T")
@@ -465,7 +465,7 @@ def test_grants_claims_events_sweeps_and_withdrawals_at_once_neither_deadlock_no
                 seed.choice([saw(id, Sight.CHANNEL), saw(id, Sight.RINGING), saw(id, Sight.ANSWERED), end, end])
             )
         with rows.engine.begin() as connection:
-            ledger.record(connection, batch, timer_b=TIMER_B)
+            ledger.record(connection, batch, timer_b=TIMER_B, ring_timeout=RING_TIMEOUT)
         open_calls = rows.value(
             "SELECT scheduled + queued + initiated + ringing + in_progress FROM"
             " (SELECT sum(scheduled) scheduled, sum(queued) queued, sum(initiated) initiated, sum(ringing) ringing,"

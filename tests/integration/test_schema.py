@@ -26,7 +26,7 @@ from models.statements import statement
 from models.statuses import ATTEMPT_TRANSITIONS, CALL_TRANSITIONS, DIALABLE, CampaignStatus, Status, legal_events
 from scheduler.grants import MOST_A_ROUND
 from tests.integration.conftest import Database
-from tests.integration.ledger_rows import FROM, TIMER_B, Rows, ended, saw
+from tests.integration.ledger_rows import FROM, RING_TIMEOUT, TIMER_B, Rows, ended, saw
 
 NOT_IN_SCHEMA = {"alembic_version", "campaign_count_deltas", "campaign_counts", "cel"}
 """Tables that are written in SQL by hand and nowhere else."""
@@ -231,7 +231,7 @@ def test_campaign_status_is_exact_in_every_snapshot_and_every_move_is_written_do
                         for id in ids(seed, "initiated", "ringing", "in-progress", "withdrawn", "unknown")
                     ]
                     with rows.engine.begin() as connection:
-                        ledger.record(connection, seen, timer_b=TIMER_B)
+                        ledger.record(connection, seen, timer_b=TIMER_B, ring_timeout=RING_TIMEOUT)
                     rows.run("UPDATE calls SET due_at = now() WHERE id IN (SELECT id FROM calls"
                              " WHERE status = 'scheduled' ORDER BY id FOR UPDATE SKIP LOCKED)")  # fmt: skip
 

@@ -22,6 +22,7 @@ ID = UUID("0192f7a4-0000-7000-8000-000000000001")
 CALL = UUID("0192f7a4-0000-7000-8000-0000000000c1")
 START = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
 TIMER_B = timedelta(milliseconds=6400)
+RING_TIMEOUT = timedelta(seconds=30)
 SIP_CALL_ID = "c8cb6ba4-4c0c-4734-a76e-56861e943b70"
 FIGURES = {
     "rx_packets": 51,
@@ -193,9 +194,29 @@ STORIES = {
         ),
         status=Status.NO_ANSWER,
         disposition=Disposition.NO_ANSWER,
+        cause=19,
+        says="within our 30 seconds",
+    ),
+    "our ring timeout, and no ringing was heard": Story(
+        events=(newchannel(), originate_response("Failure", 3, 30.0), hangup(19, "480", 30.001)),
+        status=Status.NO_ANSWER,
+        disposition=Disposition.NO_ANSWER,
+        cause=19,
+        says="within our 30 seconds (TRUNKLINE_RING_TIMEOUT_SECONDS), and no ringing",
+    ),
+    "the carrier's own 480 after ringing": Story(
+        events=(
+            newchannel(),
+            newstate("Ringing", 1.0),
+            dial_end("NOANSWER", 25.0),
+            originate_response("Failure", 0, 25.001),
+            hangup(19, "480", 25.002),
+        ),
+        status=Status.NO_ANSWER,
+        disposition=Disposition.NO_ANSWER,
         sip_code=480,
         cause=19,
-        says="It rang",
+        says="It rang and nobody answered. Try again later. (SIP 480",
     ),
     "our ring timeout after a 183 alone": Story(
         events=(
@@ -261,7 +282,7 @@ def read(events: Sequence[AmiMessage]) -> list[Sighting]:
 
 def see(row: Attempt, seen: Sequence[Sighting]) -> Attempt:
     """One batch, as the ledger writes it; the table of transitions holds at each step."""
-    new = after(row, seen, timer_b=TIMER_B)
+    new = after(row, seen, timer_b=TIMER_B, ring_timeout=RING_TIMEOUT)
     assert new.status is row.status or may_follow(row.status, new.status), (row.status, new.status, seen)
     return new
 
@@ -364,6 +385,7 @@ def test_ringing_that_is_reported_after_no_answer_corrects_its_sentence_alone() 
     assert "no ringing" in (ended.explanation or "")
     late = see(ended, read([events[2]]))
     assert "It rang" in (late.explanation or "")
+    assert "our 30 seconds" in (late.explanation or "")
     assert late.status is Status.NO_ANSWER
 
 
@@ -473,4 +495,4 @@ def test_only_what_may_be_a_cancel_of_ours_lingers() -> None:
 
 def test_nothing_seen_changes_nothing() -> None:
     for status in DIALABLE:
-        assert after(claimed(status), [], timer_b=TIMER_B) == claimed(status)
+        assert after(claimed(status), [], timer_b=TIMER_B, ring_timeout=RING_TIMEOUT) == claimed(status)
