@@ -45,6 +45,10 @@ class Context:
         return self.trunk is not None and self.gateway is None
 
     @property
+    def of_campaign(self) -> bool:
+        return self.campaign is not None
+
+    @property
     def campaign_waits(self) -> bool:
         return self.campaign_status not in _CAMPAIGN_RUNS
 

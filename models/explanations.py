@@ -40,11 +40,12 @@ class Verdict(StrEnum):
     BOOTING = "booting"
     NO_CHANNEL = "no-channel"
     OVERTAKEN = "overtaken"
+    AGENT_DOWN = "agent-down"
     NOT_ALLOWED = "not-allowed"
 
 
 class Waiting(StrEnum):
-    """Why a call is still scheduled."""
+    """Why a call is still scheduled, or has not left yet."""
 
     NOT_DUE = "not-due"
     CAMPAIGN = "campaign"
@@ -54,6 +55,7 @@ class Waiting(StrEnum):
     GATEWAYS_REST = "gateways-rest"
     NO_NODE = "no-node"
     SLOT = "slot"
+    WORKER = "worker"
 
 
 D, V, W = Disposition, Verdict, Waiting
@@ -652,7 +654,7 @@ ENTRIES: tuple[Entry, ...] = (
         why=V.NOT_ALLOWED,
         sees="`failed`, `not-placed`, without an attempt",
         means="Not dialled: its trunk may only call numbers that start with {error}.",
-        do="If it may be called, allow it with `trunkline trunk update --allowed-prefix` and upload it again.",
+        do="If it may be called, allow it with `{update} --allowed-prefix +PREFIX` and upload it again.",
     ),
     Entry(
         why=V.BOOTING,
@@ -671,6 +673,12 @@ ENTRIES: tuple[Entry, ...] = (
         sees="an attempt `withdrawn`: overtaken",
         means="An earlier attempt of this call turned out to live.",
         do="",
+    ),
+    Entry(
+        why=V.AGENT_DOWN,
+        sees="an attempt `withdrawn`: agent down",
+        means="Not dialled: its agent is down, and its campaign has paused itself.",
+        do="See that the agent runs, then `trunkline campaign resume {campaign}`.",
     ),
     Entry(
         why=W.NOT_DUE,
@@ -716,9 +724,23 @@ ENTRIES: tuple[Entry, ...] = (
     ),
     Entry(
         why=W.SLOT,
-        sees="`scheduled`, all is on",
+        refined="campaign",
+        when={"of_campaign": True},
+        sees="`scheduled`, all is on, of a campaign",
         means="It waits for its turn: a free slot, and the trunk's calls a second.",
-        do="If nothing moves, see that the scheduler and a worker run; `trunkline explain CAMPAIGN` says what holds a campaign up.",
+        do="If nothing moves, `trunkline explain {campaign}` says what holds its campaign up.",
+    ),
+    Entry(
+        why=W.SLOT,
+        sees="`scheduled`, all is on, a single call",
+        means="It waits for its turn: a free slot, and the trunk's calls a second.",
+        do="If nothing moves, see that the scheduler and a worker run: `trunkline doctor`.",
+    ),
+    Entry(
+        why=W.WORKER,
+        sees="`queued`",
+        means="It has its slot, and no worker has taken it yet.",
+        do="If it stays so, see that a worker runs and reaches Redis: `trunkline doctor`.",
     ),
 )  # fmt: skip
 

@@ -67,7 +67,8 @@ def place(
     if line is None:
         raise Invalid(
             "from",
-            f"{caller} is not registered on any trunk: see `trunkline number list`, or add it with `trunkline number add`",
+            f"{caller} is not registered on any trunk: see `trunkline number list`, or add it with"
+            f" `trunkline number add {caller} --trunk NAME`",
         )
     if not line.is_active:
         raise Invalid(
