@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from models.agents import check_host
@@ -88,6 +90,13 @@ class RtpPorts:
 
     def __str__(self) -> str:
         return f"{self.first}-{self.last}"
+
+
+def is_local(address: str, networks: Sequence[str] = (LOOPBACK, *PRIVATE_NETWORKS)) -> bool:
+    """Whether an address is in the networks that see our own: who is there is never told the external one."""
+    with suppress(ValueError):
+        return any(ipaddress.ip_address(address) in ipaddress.ip_network(network) for network in networks)
+    return False  # a name
 
 
 def check_external_address(text: str) -> str:

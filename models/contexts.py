@@ -8,11 +8,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, RowMapping
 
+from models.addresses import is_local
 from models.statements import statement
 
 _CAMPAIGN_RUNS = {None, "running"}
+_ANEW = "then `trunkline down` and `trunkline up` (an Asterisk of your own: `trunkline asterisk export` once more)"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,13 +35,18 @@ class Context:
     finding: str | None = None  #: of the gateway's last probe
     detail: str | None = None  #: of the same, a sentence
     sip_address: str | None = None  #: ours, as the node tells it to carriers
-    seen_as: str | None = None  #: ours, as a gateway saw it
+    seen_as: str | None = None  #: ours, as this gateway saw it, or another one on the same side of a NAT
     agent: str | None = None  #: its URI
+    campaign: str | None = None  #: its name; None: a single call
     campaign_status: str | None = None  #: None: a single call
 
     @property
     def gateway_removed(self) -> bool:
         return self.trunk is not None and self.gateway is None
+
+    @property
+    def of_campaign(self) -> bool:
+        return self.campaign is not None
 
     @property
     def campaign_waits(self) -> bool:
@@ -77,11 +84,13 @@ class Context:
             "transport": self.transport.removeprefix("transport-").upper()
             if self.transport
             else "the transport of the trunk",
+            "other_transports": _other_transports(self.transport, self.media_encryption, update),
             "plus": _plus(self.leading_plus, update),
             "found": f"Its last probe: {self.detail}" if self.detail else "Its last probe found so.",
             "symmetric": _symmetric(self.rtp_symmetric, update),
             "direct": _direct(self.direct_media, update),
-            "nat": _nat(self.sip_address, self.seen_as),
+            "nat": _nat(self.sip_address, self.seen_as, self.gateway),
+            "campaign": shlex.quote(self.campaign) if self.campaign else "CAMPAIGN",
         }
 
 
@@ -90,7 +99,23 @@ def of_attempts(connection: Connection, ids: Collection[UUID]) -> dict[UUID, Con
     if not ids:
         return {}
     rows = connection.exec_driver_sql(statement("contexts_of_attempts"), {"ids": list(ids)})
-    return {row["id"]: Context(**{name: row[name] for name in row if name != "id"}) for row in rows.mappings()}
+    return {row["id"]: _context(row) for row in rows.mappings()}
+
+
+def _context(row: RowMapping) -> Context:
+    """Our address is what this gateway saw last, else what the last other one did that is on its side of a NAT."""
+    known = {name: row[name] for name in row if name not in {"id", "seen_as", "seen_elsewhere"}}
+    inside = _is_inside(row["gateway"])
+    elsewhere = (seen for seen in row["seen_elsewhere"] if _is_inside(seen) == inside)
+    return Context(**known, seen_as=row["seen_as"] or next(elsewhere, None))
+
+
+def _other_transports(transport: str | None, media_encryption: str | None, update: str) -> str:
+    """SRTP needs TLS, so it goes where TLS does."""
+    plain = " --media-encryption no" if media_encryption == "sdes" else ""
+    others = [other for other in ("udp", "tcp", "tls") if f"transport-{other}" != transport]
+    commands = [f"`{update} --transport transport-{other}{plain if other != 'tls' else ''}`" for other in others]
+    return f"{', '.join(commands[:-1])} or {commands[-1]}"
 
 
 def _plus(enabled: bool | None, update: str) -> str:
@@ -113,16 +138,30 @@ def _direct(on: bool | None, update: str) -> str:
     )  # fmt: skip
 
 
-def _nat(told: str | None, seen_as: str | None) -> str:
+def _nat(told: str | None, seen_as: str | None, gateway: str | None) -> str:
     """The address that the far side is told to send its audio to."""
     ours, seen = _address(told), _address(seen_as)
+    if _is_inside(seen_as or gateway):
+        return (
+            "behind NAT: this gateway is on our side of it and is told our own address, as long as its network is one of"
+            " TRUNKLINE_LOCAL_NETWORKS"
+        )
     if ours is not None and seen is not None and ours != seen and not ours.is_unspecified:
-        return f"behind NAT: carriers are told {told} and see {seen}, so set TRUNKLINE_EXTERNAL_ADDRESS={seen}"
+        return f"behind NAT: carriers are told {told} and see {seen}, so set TRUNKLINE_EXTERNAL_ADDRESS={seen}, {_ANEW}"
     if ours is not None and ours.is_private and not ours.is_loopback:
-        return f"behind NAT: carriers are told the private {told}, so set TRUNKLINE_EXTERNAL_ADDRESS to the public one"
+        return (
+            f"behind NAT: carriers are told the private {told}, so set TRUNKLINE_EXTERNAL_ADDRESS to the public one,"
+            f" {_ANEW}"
+        )
     if told and (ours is None or not (ours.is_loopback or ours.is_unspecified)):
         return f"behind NAT: carriers are told {told} (TRUNKLINE_EXTERNAL_ADDRESS), which must be our public address"
-    return "behind NAT: set TRUNKLINE_EXTERNAL_ADDRESS to our public address"
+    return f"behind NAT: set TRUNKLINE_EXTERNAL_ADDRESS to our public address, {_ANEW}"
+
+
+def _is_inside(address: str | None) -> bool:
+    """On our side of a NAT, as far as the address itself shows it."""
+    known = _address(address)
+    return known is not None and is_local(str(known))
 
 
 def _address(text: str | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -9,6 +9,14 @@ TrunklineError          one line for stderr, exit status 1, never a traceback
 
 from __future__ import annotations
 
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # setup runs before there is any package
+    from pydantic_core import ErrorDetails
+
+_SHOULD = re.compile(r"^\w+ should\b")
+
 
 class TrunklineError(Exception):
     """One line that says what is wrong and what would be right."""
@@ -38,3 +46,17 @@ class Conflict(TrunklineError):
 
 class Unavailable(TrunklineError):
     """A part does not answer; nothing was written."""
+
+
+def problem_of(found: ErrorDetails) -> str:
+    """What pydantic found wrong with a value, in our words: `must ...`."""
+    context = found.get("ctx", {})
+    match found["type"]:
+        case "value_error":
+            return str(context["error"])
+        case "too_long":
+            return f"must be at most {context['max_length']}"
+        case "too_short":
+            return f"must be at least {context['min_length']}"
+    message = _SHOULD.sub("must", found["msg"])
+    return message[:1].lower() + message[1:]

@@ -40,11 +40,12 @@ class Verdict(StrEnum):
     BOOTING = "booting"
     NO_CHANNEL = "no-channel"
     OVERTAKEN = "overtaken"
+    AGENT_DOWN = "agent-down"
     NOT_ALLOWED = "not-allowed"
 
 
 class Waiting(StrEnum):
-    """Why a call is still scheduled."""
+    """Why a call is still scheduled, or has not left yet."""
 
     NOT_DUE = "not-due"
     CAMPAIGN = "campaign"
@@ -54,6 +55,7 @@ class Waiting(StrEnum):
     GATEWAYS_REST = "gateways-rest"
     NO_NODE = "no-node"
     SLOT = "slot"
+    WORKER = "worker"
 
 
 D, V, W = Disposition, Verdict, Waiting
@@ -69,11 +71,22 @@ class Ending:
     sip_code: int | None = None
     agent_status: str | None = None  #: DIALSTATUS of the agent's leg
     talked: timedelta | None = None
+    gave_up_after: timedelta | None = None  #: our ring timeout, where it was that which ended it
+    last_reply: int | None = None  #: the status of the last SIP reply that came; 0: none did; None is not known
     rx_packets: int | None = None  #: of audio, from the far side; None is not known
     tx_packets: int | None = None
     rx_lost: int | None = None
     tx_lost: int | None = None
     error: str = ""  #: with a verdict: what was refused, or is allowed; with a wait: what its campaign is
+
+    @property
+    def spoke(self) -> bool | None:
+        """Whether the far side said anything; None where that is not known."""
+        return None if self.last_reply is None else self.last_reply != 0
+
+    @property
+    def gave_up(self) -> bool:
+        return self.gave_up_after is not None
 
     @property
     def audio(self) -> str | None:
@@ -156,7 +169,8 @@ def advise(ending: Ending, context: Context | None = None) -> Advice:
 
 def said_by_far_side(ending: Ending) -> str | None:
     """Its SIP status in words; None where it said nothing. A 503 may be Asterisk's own as well."""
-    return in_words(ending.sip_code) if ending.sip_code and ending.why not in _NOT_THEIRS else None
+    theirs = ending.why not in _NOT_THEIRS and not ending.gave_up
+    return in_words(ending.sip_code) if ending.sip_code and theirs else None
 
 
 def needs_context(ending: Ending) -> bool:
@@ -167,7 +181,7 @@ def needs_context(ending: Ending) -> bool:
 def table() -> str:
     """The entries as a table in Markdown."""
     lines = ["| what you see | what it means | what to do |", "| --- | --- | --- |"]
-    figures = {"error": "…", "rx_loss": "x %", "tx_loss": "y %"}
+    figures = {"error": "…", "waited": "N", "rx_loss": "x %", "tx_loss": "y %"}
     for entry in ENTRIES:
         if entry.in_table:
             means, do = entry.render({**_WORDS_OF_NOTHING, **figures})
@@ -188,7 +202,12 @@ def put_into(text: str) -> str:
 def _find(ending: Ending, context: Context | None) -> tuple[Entry, Advice]:
     around = context or _NOTHING
     entry = next(entry for entry in _BY_REASON[ending.why] if entry.fits(ending, around))
-    figures = {"error": ending.error, "rx_loss": f"{ending.rx_loss:.0%}", "tx_loss": f"{ending.tx_loss:.0%}"}
+    figures = {
+        "error": ending.error,
+        "waited": f"{(ending.gave_up_after or timedelta()).total_seconds():g}",
+        "rx_loss": f"{ending.rx_loss:.0%}",
+        "tx_loss": f"{ending.tx_loss:.0%}",
+    }
     means, do = entry.render({**(context.words() if context else _WORDS_OF_NOTHING), **figures})
     return entry, Advice(key=entry.key, means=means, do=do)
 
@@ -269,6 +288,23 @@ ENTRIES: tuple[Entry, ...] = (
         why=D.BUSY,
         sees="`busy` (486, 600)",
         means="The line was busy.",
+        do="Try again later.",
+    ),
+    Entry(
+        why=D.NO_ANSWER,
+        refined="rang-out",
+        when={"gave_up": True, "rang": True},
+        sees="`no-answer`, rang until our ring timeout",
+        means="It rang, and nobody answered within our {waited} seconds (TRUNKLINE_RING_TIMEOUT_SECONDS).",
+        do="Try again later.",
+    ),
+    Entry(
+        why=D.NO_ANSWER,
+        refined="gave-up",
+        when={"gave_up": True},
+        sees="`no-answer`, no ringing until our ring timeout",
+        means="Nobody answered within our {waited} seconds (TRUNKLINE_RING_TIMEOUT_SECONDS), and no ringing was heard:"
+        " the phone may be off or out of reach, or the carrier is slow to reach it.",
         do="Try again later.",
     ),
     Entry(
@@ -411,7 +447,7 @@ ENTRIES: tuple[Entry, ...] = (
         sees="`failed`, `codec-mismatch` (488, 415, 606), encrypted audio",
         means="The provider accepts nothing of what was offered: SRTP (sdes) with the {codecs}. Most likely SRTP is not switched on there.",
         do="Switch SRTP (secure media) on at the provider, or off here: `{update} --media-encryption no`;"
-        " if that is not it, offer codecs that the provider names: `{update} --allow ulaw,alaw`.",
+        " if that is not it, offer codecs that the provider names: `{update} --allow CODECS`.",
     ),
     Entry(
         why=D.CODEC_MISMATCH,
@@ -420,19 +456,19 @@ ENTRIES: tuple[Entry, ...] = (
         sees="`failed`, `codec-mismatch` (488, 415, 606), TLS with audio in the clear",
         means="The provider accepts nothing of what was offered: audio in the clear with the {codecs}. Over TLS many want SRTP.",
         do="Encrypt the audio: `{update} --media-encryption sdes`;"
-        " if that is not it, offer codecs that the provider names: `{update} --allow ulaw,alaw`.",
+        " if that is not it, offer codecs that the provider names: `{update} --allow CODECS`.",
     ),
     Entry(
         why=D.CODEC_MISMATCH,
         sees="`failed`, `codec-mismatch` (488, 415, 606)",
         means="The provider accepts none of the {codecs} that we offer, or it wants SRTP.",
-        do="Offer codecs that the provider names: `{update} --allow ulaw,alaw`; if it wants SRTP, which needs TLS:"
+        do="Offer codecs that the provider names: `{update} --allow CODECS`; if it wants SRTP, which needs TLS:"
         " `{update} --transport transport-tls --media-encryption sdes`.",
     ),
     Entry(
         why=D.CONGESTION,
         refined="no-name",
-        when={"finding": "no-name"},
+        when={"finding": "no-name", "spoke": (None, False)},
         sees="`failed`, `congestion` (503), the gateway's name is not found",
         means="Nothing was sent: the name of {gateway} does not resolve. {found}",
         do="Correct it, {gateways}, or mend the DNS of this machine.",
@@ -441,7 +477,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         why=D.CONGESTION,
         refined="loopback",
-        when={"bound_to_loopback": True},
+        when={"bound_to_loopback": True, "spoke": (None, False)},
         sees="`failed`, `congestion` (503), SIP bound to loopback",
         means="Nothing was sent: our SIP is bound to loopback, which reaches no carrier.",
         do="Set TRUNKLINE_SIP_BIND to this machine's address (or 0.0.0.0:5060), and behind NAT TRUNKLINE_EXTERNAL_ADDRESS.",
@@ -450,20 +486,28 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         why=D.CONGESTION,
         refined="refused",
-        when={"finding": "refused"},
+        when={"finding": "refused", "spoke": (None, False)},
         sees="`failed`, `congestion` (503), the gateway refuses connections",
         means="{gateway} refuses connections over {transport}: nobody listens there. {found}",
-        do="Check its address, port and transport: {gateways}, `{update} --transport transport-udp`.",
+        do="Check its address, port and transport: {gateways}, {other_transports}.",
         far_side_spoke=False,
     ),
     Entry(
         why=D.CONGESTION,
         refined="tls-failed",
-        when={"finding": "tls-failed"},
+        when={"finding": "tls-failed", "spoke": (None, False)},
         sees="`failed`, `congestion` (503), TLS fails",
         means="TLS to {gateway} does not hold: its certificate is not trusted, is for another name, or it speaks no TLS there. {found}",
         do="Name the gateway as its certificate does ({gateways}; TLS is mostly on 5061), or have the provider mend it.",
         far_side_spoke=False,
+    ),
+    Entry(
+        why=D.CONGESTION,
+        refined="not-reached",
+        when={"spoke": False},
+        sees="`failed`, `congestion`, not one reply",
+        means="{gateway} could not be reached over {transport} and said nothing: no such name, a refused connection, or TLS that does not hold.",
+        do="`trunkline trunk check {name}` says which.",
     ),
     Entry(
         why=D.CONGESTION,
@@ -479,6 +523,14 @@ ENTRIES: tuple[Entry, ...] = (
         when={"finding": "answered"},
         sees="`failed`, `congestion` (503), the gateway answers probes",
         means="The carrier has no line free for us: {gateway} is there and answers our probes.",
+        do="Lower the limits to what the provider allows: `{update} --max-concurrent-calls N --max-calls-per-second R`; or ask it for more.",
+    ),
+    Entry(
+        why=D.CONGESTION,
+        refined="said",
+        when={"spoke": True},
+        sees="`failed`, `congestion` (503), said by the carrier",
+        means="The carrier has no line free for us.",
         do="Lower the limits to what the provider allows: `{update} --max-concurrent-calls N --max-calls-per-second R`; or ask it for more.",
     ),
     Entry(
@@ -515,7 +567,7 @@ ENTRIES: tuple[Entry, ...] = (
         why=D.GATEWAY_UNREACHABLE,
         sees="`failed`, `gateway-unreachable` (silence)",
         means="{gateway} did not answer at all over {transport}: a wrong address or port, a wrong transport, or a firewall that drops SIP.",
-        do="Check them with `trunkline trunk check {name}`, and correct them: {gateways}, `{update} --transport transport-udp`;"
+        do="Check them with `trunkline trunk check {name}`, and correct them: {gateways}, {other_transports};"
         " let SIP out, and its answers in.",
     ),
     Entry(
@@ -594,7 +646,7 @@ ENTRIES: tuple[Entry, ...] = (
         why=V.CAMPAIGN_WAITS,
         sees="an attempt `withdrawn`: campaign not running",
         means="Not dialled: its campaign was not running any more.",
-        do="It is dialled after `trunkline campaign resume`.",
+        do="It is dialled after `trunkline campaign resume {campaign}`.",
     ),
     Entry(
         why=V.VOID,
@@ -624,7 +676,7 @@ ENTRIES: tuple[Entry, ...] = (
         why=V.NOT_ALLOWED,
         sees="`failed`, `not-placed`, without an attempt",
         means="Not dialled: its trunk may only call numbers that start with {error}.",
-        do="If it may be called, allow it with `trunkline trunk update --allowed-prefix` and upload it again.",
+        do="If it may be called, allow it with `{update} --allowed-prefix +PREFIX` and upload it again.",
     ),
     Entry(
         why=V.BOOTING,
@@ -645,6 +697,12 @@ ENTRIES: tuple[Entry, ...] = (
         do="",
     ),
     Entry(
+        why=V.AGENT_DOWN,
+        sees="an attempt `withdrawn`: agent down",
+        means="Not dialled: its agent is down, and its campaign has paused itself.",
+        do="See that the agent runs, then `trunkline campaign resume {campaign}`.",
+    ),
+    Entry(
         why=W.NOT_DUE,
         sees="`scheduled`, due later",
         means="It waits for its time.",
@@ -654,7 +712,7 @@ ENTRIES: tuple[Entry, ...] = (
         why=W.CAMPAIGN,
         sees="`scheduled`, campaign not running",
         means="It waits because its campaign is {error}.",
-        do="`trunkline campaign start` or `resume`.",
+        do="`trunkline campaign start {campaign}`, or `resume`.",
     ),
     Entry(
         why=W.NUMBER_UNREGISTERED,
@@ -688,9 +746,23 @@ ENTRIES: tuple[Entry, ...] = (
     ),
     Entry(
         why=W.SLOT,
-        sees="`scheduled`, all is on",
+        refined="campaign",
+        when={"of_campaign": True},
+        sees="`scheduled`, all is on, of a campaign",
         means="It waits for its turn: a free slot, and the trunk's calls a second.",
-        do="If nothing moves, see that the scheduler and a worker run; `trunkline explain CAMPAIGN` says what holds a campaign up.",
+        do="If nothing moves, `trunkline explain {campaign}` says what holds its campaign up.",
+    ),
+    Entry(
+        why=W.SLOT,
+        sees="`scheduled`, all is on, a single call",
+        means="It waits for its turn: a free slot, and the trunk's calls a second.",
+        do="If nothing moves, see that the scheduler and a worker run: `trunkline doctor`.",
+    ),
+    Entry(
+        why=W.WORKER,
+        sees="`queued`",
+        means="It has its slot, and no worker has taken it yet.",
+        do="If it stays so, see that a worker runs and reaches Redis: `trunkline doctor`.",
     ),
 )  # fmt: skip
 

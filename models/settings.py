@@ -20,7 +20,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from models.addresses import RtpPorts, SipBind, check_external_address, local_networks
-from models.errors import Invalid
+from models.errors import Invalid, problem_of
 
 DEFAULT_NODE_CALLS = 200
 NAMES_PORT = 5053  #: on loopback, where `trunkline run names` is asked
@@ -149,9 +149,12 @@ class Settings(BaseSettings):
     def _address_and_port(cls, nameserver: str | None) -> str | None:
         if nameserver is not None:
             address, at, port = nameserver.partition("@")
-            ipaddress.ip_address(address)
-            if at and not (port.isdecimal() and 1 <= int(port) <= 65535):
-                raise ValueError("must be ADDRESS or ADDRESS@PORT")
+            try:
+                ipaddress.ip_address(address)
+                if at and not (port.isdecimal() and 1 <= int(port) <= 65535):
+                    raise ValueError
+            except ValueError as error:
+                raise ValueError("must be ADDRESS or ADDRESS@PORT, such as 192.0.2.53@53") from error
         return nameserver
 
     @field_validator("home", mode="after")
@@ -245,4 +248,4 @@ def read_settings(kind: type[Settings] = Settings, **overrides: Any) -> Settings
     except ValidationError as error:
         first = error.errors()[0]
         name = "TRUNKLINE_" + "_".join(str(part) for part in first["loc"]).upper()
-        raise Invalid(name, f"{first['msg'].lower()} (got {os.environ.get(name, first.get('input'))!r})") from error
+        raise Invalid(name, f"{problem_of(first)} (got {os.environ.get(name, first.get('input'))!r})") from error

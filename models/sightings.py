@@ -200,9 +200,14 @@ def ending_of(row: Attempt) -> Ending | None:
     """What is to be explained of an attempt that is over; None where nothing says why it ended."""
     if row.disposition is None:
         return None
+    since = row.channel_at or row.initiated_at
+    gave_up = row.disposition == Disposition.NO_ANSWER and row.last_reply is not None and row.sip_code is None
+    lasted = row.ended_at - since if gave_up and row.ended_at and since else None
     return Ending(
         why=Disposition(row.disposition),
         rang=row.ringing_at is not None,
+        gave_up_after=timedelta(seconds=round(lasted.total_seconds())) if lasted else None,
+        last_reply=row.last_reply,
         withdrawn=row.status is Status.WITHDRAWN,
         sip_code=row.sip_code,
         agent_status=row.agent_status,

@@ -19,6 +19,7 @@ import structlog
 from sqlalchemy import Connection, Row
 
 from models import ledger
+from models.explanations import Ending, Verdict, explain
 from models.statements import statement
 from models.statuses import CampaignStatus, Status
 
@@ -39,7 +40,7 @@ def pause_for_dead_agents(connection: Connection) -> list[UUID]:
             queued,
             of={Status.QUEUED},
             at=datetime.now(UTC),
-            explanation="Not dialled: its agent is down, and its campaign has paused itself.",
+            explanation=explain(Ending(why=Verdict.AGENT_DOWN)),
         )
 
 

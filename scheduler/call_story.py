@@ -16,15 +16,16 @@ from sqlalchemy import Connection
 from models import contexts
 from models.contexts import Context
 from models.errors import NotFound
-from models.explanations import Ending, Waiting, advise, said_by_far_side
+from models.explanations import Ending, Waiting, advise, needs_context, said_by_far_side
 from models.sightings import Attempt, ending_of
 from models.statements import statement
 from models.statuses import FINAL, Status
 from scheduler.lines import DEAF_AFTER
 
+_NOT_SENT = {Status.SCHEDULED, Status.QUEUED}
 _FACTS = (
     "disposition", "explanation", "sip_code", "q850_cause", "agent_status", "hangup_by", "rx_packets", "tx_packets",
-    "rx_lost", "tx_lost", "initiated_at", "ringing_at", "answered_at", "ended_at",
+    "rx_lost", "tx_lost", "last_reply", "initiated_at", "channel_at", "ringing_at", "answered_at", "ended_at",
 )  # fmt: skip
 
 
@@ -43,6 +44,7 @@ class AttemptStory:
     sip: str | None  #: what the far side said, as `486 Busy Here`
     sip_code: int | None
     q850_cause: int | None
+    last_reply: int | None  #: the status of the last SIP reply that came, 100 and 180 too; 0: none did
     rang: bool
     queued_at: datetime
     initiated_at: datetime | None
@@ -84,7 +86,7 @@ class CallStory:
     campaign: str | None  #: None: a single call
     status: str
     disposition: str | None
-    explanation: str | None  #: of its last attempt; of a call still to be made, what it waits for
+    explanation: str | None  #: of its last attempt; of one that has not left yet, what it waits for
     created_at: datetime
     due_at: datetime
     ended_at: datetime | None
@@ -101,13 +103,15 @@ def tell(connection: Connection, call_id: UUID) -> CallStory:
     rows = connection.exec_driver_sql(statement("story_of_attempts"), {"call": call_id}).all()
     faults = connection.exec_driver_sql(statement("faults_of_gateways"), {"call": call_id})
     explanation, what_to_do = call.explanation, ""
-    if call.status == Status.SCHEDULED:
+    if call.status in _NOT_SENT:
         state = f"{call.campaign_status}: {call.pause_reason}" if call.pause_reason else call.campaign_status
         advice = advise(Ending(why=_waits_for(connection, call), error=state or ""), _line(call))
         explanation, what_to_do = advice.means, advice.do
     elif rows and call.status in FINAL and (ending := _ending(rows[-1])):
         around = contexts.of_attempts(connection, [rows[-1].attempt_id])
         what_to_do = advise(ending, around.get(rows[-1].attempt_id)).do
+        if rows[-1].trunk is None and needs_context(ending):
+            what_to_do += " Its trunk is deleted by now, so that is for the one that is used instead."
     return CallStory(
         call_id=call.call_id,
         phone_number=call.phone_number,
@@ -127,6 +131,8 @@ def tell(connection: Connection, call_id: UUID) -> CallStory:
 
 
 def _waits_for(connection: Connection, call: Any) -> Waiting:
+    if call.status == Status.QUEUED:
+        return Waiting.WORKER
     if call.hands_over:
         return Waiting.NEXT_GATEWAY
     if call.is_early:
@@ -149,6 +155,7 @@ def _line(call: Any) -> Context:
         trunk=call.trunk,
         trunk_active=call.trunk_active,
         caller_id=call.from_number,
+        campaign=call.campaign,
         campaign_status=call.campaign_status,
     )
 
@@ -163,7 +170,7 @@ def _ending(row: Any) -> Ending | None:
 
 def _attempt(row: Any) -> AttemptStory:
     heard_at, ending = row.ringing_at or row.answered_at, _ending(row)
-    told = {name: getattr(row, name) for name in row._fields if name not in {"call_id", "agent_status"}}
+    told = {name: getattr(row, name) for name in row._fields if name not in {"call_id", "agent_status", "channel_at"}}
     return AttemptStory(
         **told,
         sip=said_by_far_side(ending) if ending else None,

@@ -5,6 +5,7 @@ Uploading is `scheduler.intake`; pausing and stopping, which wait for workers, a
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -191,8 +192,8 @@ def _run(connection: Connection, name: str, old: CampaignStatus) -> None:
     verb = "started" if old is S.READY else "resumed"
     advice = {
         S.LOADING: "wait until its upload has ended",
-        S.READY: "start it with `trunkline campaign start`",
+        S.READY: f"start it with `trunkline campaign start {shlex.quote(name)}`",
         S.RUNNING: "nothing is to be done",
-        S.PAUSED: "continue it with `trunkline campaign resume`",
+        S.PAUSED: f"continue it with `trunkline campaign resume {shlex.quote(name)}`",
     }.get(S(status), "upload a new campaign")
     raise Conflict(f"campaign: {name!r} is {status}, and only a {old} one can be {verb}: {advice}")

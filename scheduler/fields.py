@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from models.errors import Invalid
+from models.errors import Invalid, problem_of
 from scheduler.csv_rows import RESERVED_HEADERS, VALUE_LIMIT
 
 NAME_LIMIT = 100  #: characters of the name of a trunk, agent or campaign
@@ -82,5 +82,4 @@ def validated(model: type[Model], values: Mapping[str, object]) -> Model:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or model.__name__
-        problem = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
-        raise Invalid(field, problem.replace("Input should", "must", 1)) from error
+        raise Invalid(field, problem_of(first)) from error

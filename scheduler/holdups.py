@@ -5,6 +5,7 @@ For the command line and the HTTP API alike. It looks at what the leader looks a
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -95,14 +96,15 @@ def _not_running(connection: Connection, counts: Counts) -> Holdup:
     row = connection.execute(
         select(campaigns.c.pause_reason, campaigns.c.accepted).where(campaigns.c.id == counts.campaign_id)
     ).one()
+    name = shlex.quote(counts.name)
     match S(counts.status):
         case S.LOADING:
             sentence = f"It is being uploaded: {counts.total} rows so far."
         case S.READY:
-            sentence = f"It was not started yet: `trunkline campaign start`. {_calls(counts.scheduled)} waiting."
+            sentence = f"It was not started yet: `trunkline campaign start {name}`. {_calls(counts.scheduled)} waiting."
         case S.PAUSED:
             why = row.pause_reason or "It was paused by an operator."
-            sentence = f"{why} `trunkline campaign resume` goes on with {_calls(counts.scheduled)}."
+            sentence = f"{why} `trunkline campaign resume {name}` goes on with {_calls(counts.scheduled)}."
         case S.STOPPED:
             sentence = "It was stopped by an operator, for good."
         case _:
@@ -165,7 +167,7 @@ def _trunks(connection: Connection, slots: Slots | None, counts: Counts) -> Iter
         if not trunk.is_active:
             yield Holdup(
                 what="trunk-off",
-                sentence=f"Trunk {trunk.name} is off: switch it on with `trunkline trunk enable`.",
+                sentence=f"Trunk {trunk.name} is off: switch it on with `trunkline trunk enable {shlex.quote(trunk.name)}`.",
             )
             continue
         yield from _gateways(connection, trunk)
@@ -183,7 +185,7 @@ def _gateways(connection: Connection, trunk: Any) -> Iterator[Holdup]:
     gateways = connection.exec_driver_sql(statement("gateways_of_trunk"), {"trunk": trunk.id}).all()
     for gateway in gateways:
         why = f"after {gateway.failures} failures in a row, the last one: {gateway.last_failure}"
-        check = f"`trunkline trunk check {trunk.name}` looks at it"
+        check = f"`trunkline trunk check {shlex.quote(trunk.name)}` looks at it"
         if gateway.rests_now:
             yield Holdup(
                 what="gateway-resting",

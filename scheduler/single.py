@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -66,18 +67,21 @@ def place(
     if line is None:
         raise Invalid(
             "from",
-            f"{caller} is not registered on any trunk: see `trunkline number list`, or add it with `trunkline number add`",
+            f"{caller} is not registered on any trunk: see `trunkline number list`, or add it with"
+            f" `trunkline number add {caller} --trunk NAME`",
         )
     if not line.is_active:
         raise Invalid(
-            "from", f"{caller} is on trunk {line.name!r}, which is off: switch it on with `trunkline trunk enable`"
+            "from",
+            f"{caller} is on trunk {line.name!r}, which is off: switch it on with"
+            f" `trunkline trunk enable {shlex.quote(line.name)}`",
         )
     prefixes = trunk_rows.prefixes(connection, line.id)
     if not allowed(number, prefixes):
         raise Invalid(
             "phone_number",
             f"trunk {line.name!r} may only call numbers that start with {', '.join(prefixes)}:"
-            " allow more with `trunkline trunk update --allowed-prefix`",
+            f" allow more with `trunkline trunk update {shlex.quote(line.name)} --allowed-prefix +PREFIX`",
         )
     call_id: UUID = uuid_utils.compat.uuid7()
     connection.execute(

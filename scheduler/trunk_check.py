@@ -76,7 +76,7 @@ def check_by_call(
     """Calls `to` through the trunk, plays a sentence to whoever answers, waits for the end, then checks.
 
     `from_number` None is the trunk's first. Raises `NotFound`, `Invalid` for numbers that cannot be used,
-    and `Unavailable` while no Asterisk is up.
+    `Conflict` where somebody's agent has the name of ours, and `Unavailable` while no Asterisk is up.
     """
     number = e164(to)
     with engine.begin() as connection:
@@ -87,8 +87,7 @@ def check_by_call(
         return _and(check(engine, settings, name), Verdict.WRONG, sentence)
     with engine.begin() as connection:
         require_asterisk(connection)
-        with suppress(Conflict):  # made by an earlier check
-            agents.create(connection, settings, _AGENT, _PLAYS)
+        _have_agent(connection, settings)
         call_id = single.place(connection, phone_number=number, agent=_AGENT, from_number=caller)
     slots.wake()
     end = _wait_for_end(engine, settings, call_id, on_change)
@@ -97,6 +96,18 @@ def check_by_call(
         made = [attempt for attempt in attempts_of(connection, trunk.id) if attempt.call_id == call_id]
     why = f"{end.status.value}. {end.explanation or ''}".strip()
     return _and(done, _of_test_call(end, made), f"{number}, called from {caller}: {why}")
+
+
+def _have_agent(connection: Connection, settings: Settings) -> None:
+    """Made by the first check. Raises `Conflict` for another one of that name: it is not ours to talk to people with."""
+    with suppress(Conflict):
+        agents.create(connection, settings, _AGENT, _PLAYS)
+    connect = agents.get(connection, _AGENT).connect
+    if connect != _PLAYS:
+        raise Conflict(
+            f"agent: a test call needs an agent {_AGENT!r} that connects to {_PLAYS}, and there is one that connects to"
+            f" {connect}: `trunkline agent update {_AGENT} --connect {_PLAYS}`, or make yours anew under another name"
+        )
 
 
 def _and(done: TrunkCheck, verdict: Verdict, sentence: str) -> TrunkCheck:

@@ -8,11 +8,10 @@ from __future__ import annotations
 import ipaddress
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from models.addresses import SipBind, local_networks
+from models.addresses import SipBind, is_local, local_networks
 from models.findings import Verdict
 from models.outcome import Disposition
 from models.settings import Settings
@@ -145,7 +144,8 @@ def _options(found: Probe, attempts: Sequence[Attempt]) -> Point:
 
 def _our_address(settings: Settings, found: Probe, seen_as: str) -> Point:
     about, ours, target = "our-address", settings.external_address, found.target
-    inside = target is not None and _is_local(settings, target.address)
+    networks = local_networks(settings.local_networks)
+    inside = is_local(seen_as, networks) or (target is not None and is_local(target.address, networks))
     if not _is_embedded(settings) or inside or seen_as == ours:
         return _ok(about, f"It sees us as {seen_as}.")
     if ours is not None and _is_address(ours):
@@ -275,12 +275,3 @@ def _is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _is_local(settings: Settings, address: str) -> bool:
-    """Whether an address is in the networks that see our own."""
-    with suppress(ValueError):
-        return any(
-            ipaddress.ip_address(address) in ipaddress.ip_network(n) for n in local_networks(settings.local_networks)
-        )
-    return False

@@ -6,6 +6,7 @@ come out: the services' role may not even select them.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -163,7 +164,7 @@ def delete(connection: Connection, name: str) -> int:
     if still:
         raise Conflict(
             f"trunk: {name!r} has {still} open {'call' if still == 1 else 'calls'}:"
-            f" switch it off with `trunkline trunk disable`, and delete it when they are over"
+            f" switch it off with `trunkline trunk disable {shlex.quote(name)}`, and delete it when they are over"
         )
     registered = select(phone_numbers.c.phone_number).where(phone_numbers.c.trunk_id == trunk_id)
     numbers = connection.execute(registered).scalars().all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -217,5 +218,7 @@ def listener_finding(part: str, node: str, ledger: Ledger) -> Finding:
             "see the findings about it and the listener's log",
         )
     return wrong(
-        part, "no listener runs for it: it gets no calls", f"start `trunkline up`, or `trunkline run listener {node}`"
+        part,
+        "no listener runs for it: it gets no calls",
+        f"start `trunkline up`, or `trunkline run listener {shlex.quote(node)}`",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated
@@ -10,9 +11,11 @@ from uuid import UUID
 
 import typer
 
+from models.errors import NotFound
 from models.outcome import Disposition
 from models.settings import read_settings
-from scheduler import call_story, holdups
+from models.sip_codes import in_words
+from scheduler import call_story, campaigns, holdups
 from scheduler.call_story import AttemptStory, CallStory
 from scheduler.cli import terminal
 from scheduler.cli.session import glance, transaction
@@ -43,18 +46,31 @@ def explain(
     `what` (a word), `sentence`, `count`, `limit` and `until`. Times are ISO 8601 in UTC, durations seconds, what is
     not known null.
     """
-    try:
-        call_id = UUID(what)
-    except ValueError:
+    story = _story(what)
+    if story is None:
         _explain_campaign(what, json)
         return
-    with transaction(read_settings()) as connection:
-        story = call_story.tell(connection, call_id)
     if json:
         terminal.one_json(asdict(story))
         return
     for line in _lines(story):
         terminal.say(line)
+
+
+def _story(what: str) -> CallStory | None:
+    """None for what is a campaign's name, which may look like the id of a call. Raises `NotFound`."""
+    try:
+        call_id = UUID(what)
+    except ValueError:
+        return None
+    with transaction(read_settings()) as connection:
+        try:
+            return call_story.tell(connection, call_id)
+        except NotFound:
+            with suppress(NotFound):
+                campaigns.campaign_id(connection, what)
+                return None
+            raise
 
 
 def _explain_campaign(name: str, json: bool) -> None:
@@ -136,7 +152,9 @@ def _at(time: datetime) -> str:
 def _said(attempt: AttemptStory) -> str:
     heard = [*(["ringing"] if attempt.rang else []), *(["200 OK"] if attempt.answered_at else [])]
     status = attempt.sip
-    if status and attempt.disposition == Disposition.CONGESTION:
+    if attempt.last_reply and not heard and not status:
+        status = f"{in_words(attempt.last_reply)}, and nothing more"
+    if status and attempt.last_reply is None and attempt.disposition == Disposition.CONGESTION:
         status += ", or nothing: it is Asterisk's word, too, for a gateway that it did not reach"
     return ", then ".join([*heard, *([status] if status else [])]) or "nothing that was heard"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import shlex
 import sys
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -87,7 +88,7 @@ def create(
     with transaction(settings) as connection:
         trunks.create(connection, new)
     wake(settings)
-    terminal.say(f"trunk {name} is made; next: trunkline number add +E164 --trunk NAME")
+    terminal.say(f"trunk {name} is made; next: trunkline number add +E164 --trunk {shlex.quote(name)}")
 
 
 @group.command("list")
@@ -257,7 +258,9 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 def _lines(trunk: Trunk) -> dict[str, object]:
     lines = asdict(trunk)
     lines["gateways"] = [_address(gateway) for gateway in trunk.gateways]
-    lines["phone_numbers"] = list(trunk.phone_numbers) or "none: add one with `trunkline number add`"
+    lines["phone_numbers"] = list(trunk.phone_numbers) or (
+        f"none: add one with `trunkline number add +E164 --trunk {shlex.quote(trunk.name)}`"
+    )
     if trunk.allowed_prefixes is None:
         lines["allowed_prefixes"] = "the country codes of its numbers"
     return lines

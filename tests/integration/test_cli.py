@@ -372,7 +372,7 @@ def test_upload_may_start_it_and_resume_goes_on(ready: Operator, tmp_path: Path)
     started = ready.one("SELECT started_at FROM campaigns")
     assert "only a paused one can be resumed" in ready.is_refused("campaign", "resume", "spring")
     ready.write("UPDATE campaigns SET status = 'paused'")
-    assert "`trunkline campaign resume`" in ready.is_refused("campaign", "start", "spring")
+    assert "`trunkline campaign resume spring`" in ready.is_refused("campaign", "start", "spring")
     ready.does("campaign", "resume", "spring")
     assert ready.one("SELECT started_at FROM campaigns") == started
     ready.write("UPDATE campaigns SET status = 'stopped'")
@@ -501,9 +501,64 @@ def test_what_is_neither_a_call_nor_a_campaign_is_not_explained(ready: Operator)
     assert ready.is_refused("explain", "no-such-thing") == "campaign: there is no campaign 'no-such-thing'"
 
 
+def test_a_campaign_whose_name_looks_like_an_id_is_explained(ready: Operator, tmp_path: Path) -> None:
+    name = str(uuid4())
+    upload(ready, tmp_path / "people.csv", f"phone_number\n{THEIRS}\n", name=name)
+    assert f"campaign {name}, " in ready.does("explain", name)
+
+
+def test_commands_are_told_with_the_names_they_need_quoted(ready: Operator, tmp_path: Path) -> None:
+    upload(ready, tmp_path / "people.csv", f"phone_number\n{THEIRS}\n", name="my list")
+    assert "`trunkline campaign start 'my list'`" in ready.does("explain", "my list")
+    assert "`trunkline campaign start 'my list'`" in ready.is_refused("campaign", "resume", "my list")
+    ready.write("UPDATE campaigns SET status = 'running'")
+    ready.write("UPDATE campaigns SET status = 'paused'")
+    assert "`trunkline campaign resume 'my list'`" in ready.does("explain", "my list")
+    ready.write("UPDATE campaigns SET status = 'running'")
+    ready.does("trunk", "update", "acme", "--rename", "my trunk")
+    gateway = ready.one("SELECT id FROM trunk_gateways")
+    ready.write(
+        "INSERT INTO gateway_health (gateway_id, failures, last_failure, rests, rests_until)"
+        " VALUES (:gateway, 5, 'congestion', 1, '2099-01-02')",
+        gateway=gateway,
+    )
+    assert "`trunkline trunk check 'my trunk'`" in ready.does("explain", "my list")
+    ready.does("trunk", "disable", "my trunk")
+    assert "`trunkline trunk enable 'my trunk'`" in ready.does("explain", "my list")
+    assert "`trunkline trunk enable 'my trunk'`" in ready.is_refused("call", THEIRS, "--agent", "bot", "--from", OURS)
+
+
+def test_a_call_that_no_worker_takes_says_so(ready: Operator) -> None:
+    call_id = ready.does("call", THEIRS, "--agent", "bot", "--from", OURS).strip()
+    waits = ready.does("explain", call_id)
+    assert "It waits for its turn" in waits
+    assert "explain" not in waits, "there is no campaign to explain"
+    ready.write("UPDATE calls SET status = 'queued'")
+    said = ready.does("explain", call_id)
+    assert "why: It has its slot, and no worker has taken it yet." in said
+    assert "`trunkline doctor`" in said
+
+
+def test_values_are_refused_in_plain_words(ready: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = [word for at in range(21) for word in ("--gateway", f"a{at}.de")]
+    line = ready.is_refused("trunk", "create", "many", "--auth-type", "ip-based", *many)
+    assert line == "gateways: must be at most 20"
+    for name, wrong, problem in (
+        ("TRUNKLINE_NAMESERVER", "ns.example.com", "must be ADDRESS or ADDRESS@PORT, such as 192.0.2.53@53"),
+        ("TRUNKLINE_NAMESERVER", "192.0.2.53@0", "must be ADDRESS or ADDRESS@PORT, such as 192.0.2.53@53"),
+        ("TRUNKLINE_WORKERS", "0", "must be greater than or equal to 1"),
+        ("TRUNKLINE_WORKERS", "many", "must be a valid integer, unable to parse string as an integer"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, wrong)
+            assert ready.is_refused("trunk", "list") == f"{name}: {problem} (got {wrong!r})"
+
+
 def test_a_campaign_is_explained_with_what_holds_it_back(ready: Operator, tmp_path: Path) -> None:
     upload(ready, tmp_path / "people.csv", f"phone_number\n{THEIRS}\n")
-    assert "It was not started yet: `trunkline campaign start`. 1 call waiting." in ready.does("explain", "spring")
+    assert "It was not started yet: `trunkline campaign start spring`. 1 call waiting." in ready.does(
+        "explain", "spring"
+    )
     told = json.loads(ready.does("explain", "spring", "--json"))
     assert told["counts"]["scheduled"] == 1
     assert [holdup["what"] for holdup in told["holdups"]] == ["ready"]
@@ -548,6 +603,15 @@ def test_every_figure_of_an_attempt_is_told(ready: Operator) -> None:
     assert {*told, *one, "gateway", "probed_at", "finding", "detail", "null"} == named
     ready.write("DELETE FROM trunk_gateways")
     assert "a gateway that is removed" in ready.does("explain", call_id)
+    ready.does("trunk", "delete", "acme")
+    said = ready.does("explain", call_id)
+    for words in (
+        f"through a trunk that is deleted, a gateway that is removed, node pbx, from {OURS} to {THEIRS}",
+        "post-dial delay 1.5 s, rang 2.5 s, talked 10.0 s",
+        "It was so.",
+        "Its trunk is deleted by now",
+    ):
+        assert words in said
 
 
 def test_a_call_of_a_campaign_that_was_paused_says_why(ready: Operator, tmp_path: Path) -> None:

@@ -213,6 +213,22 @@ def test_other_ends_are_said_in_words(system: System, digits: str, words: tuple[
     says(explanation(system, make_call(system, trunk, add_trunk(system, trunk), digits)), *words)
 
 
+@pytest.mark.parametrize(
+    ("digits", "words"),
+    [("90", ("It rang, and nobody answered",)), ("92", ("Nobody answered", "no ringing was heard"))],
+)
+def test_our_ring_timeout_is_not_laid_to_the_far_side(system: System, digits: str, words: tuple[str, ...]) -> None:
+    trunk = f"why-{digits}"
+    call = make_call(system, trunk, add_trunk(system, trunk), digits)
+    text = explanation(system, call)
+    says(text, *words, "within our 8 seconds (TRUNKLINE_RING_TIMEOUT_SECONDS)")
+    assert "SIP" not in text
+    said = system.trunkline("explain", call)
+    says(said, f"the far side said: {'ringing' if digits == '90' else '100 Trying, and nothing more'}\n")
+    [attempt] = json.loads(system.trunkline("explain", call, "--json"))["attempts"]
+    assert (attempt["sip"], attempt["sip_code"]) == (None, None)
+
+
 def test_a_call_is_told_attempt_by_attempt_to_people_and_to_programs(system: System) -> None:
     number = add_trunk(system, "why-story")
     call = make_call(system, "why-story", number, "02")

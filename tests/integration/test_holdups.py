@@ -66,13 +66,13 @@ def test_nothing_holds_back_a_campaign_that_nothing_holds_back(world: World) -> 
 @pytest.mark.parametrize(
     ("change", "what", "words"),
     [
-        ("UPDATE campaigns SET status = 'paused'", "paused", ["operator", "resume", "5 calls"]),
+        ("UPDATE campaigns SET status = 'paused'", "paused", ["operator", "`trunkline campaign resume ", "5 calls"]),
         (
             "UPDATE campaigns SET status = 'paused', pause_reason = 'Its agent is down.'",
             "paused",
             ["agent is down", "resume"],
         ),
-        ("UPDATE campaigns SET status = 'ready'", "ready", ["start", "5 calls"]),
+        ("UPDATE campaigns SET status = 'ready'", "ready", ["`trunkline campaign start ", "5 calls"]),
         ("UPDATE campaigns SET status = 'stopped'", "stopped", ["operator"]),
         ("UPDATE calls SET status = 'canceled'", "nothing-left", ["0 calls"]),
         (

@@ -21,7 +21,7 @@ from sqlalchemy.exc import OperationalError
 from models import ledger
 from models.database import open_engine
 from models.outcome import Disposition
-from models.sightings import Sight, Sighting
+from models.sightings import AtTheEnd, Sight, Sighting
 from models.statements import statement
 from models.statuses import DIALABLE, ENDS, Status
 from tests.integration.conftest import Database
@@ -558,6 +558,7 @@ def test_our_address_is_what_this_gateway_saw_else_what_another_did_else_what_th
             s=seen_as,
         )
 
+    rows.run("UPDATE trunk_gateways SET gateway_address = 'a.example'")
     assert "our public address is not" in forbidden()
     rows.run("UPDATE nodes SET sip_address = '8.8.4.1'")
     assert "our address 8.8.4.1 is not" in forbidden()
@@ -566,6 +567,16 @@ def test_our_address_is_what_this_gateway_saw_else_what_another_did_else_what_th
     )
     probe(other, "8.8.4.2")
     assert "our address 8.8.4.2 is not" in forbidden()
+    third = rows.value(
+        "INSERT INTO trunk_gateways (trunk_id, gateway_address) VALUES (%(t)s, 'c.example') RETURNING id", t=rows.trunk
+    )
+    probe(third, "192.168.1.5")
+    assert "our address 8.8.4.2 is not" in forbidden(), "the newest one is that on our side of a NAT"
+    rows.run("UPDATE trunk_gateways SET gateway_address = '192.168.1.9' WHERE id = %(g)s", g=rows.gateway)
+    assert "our address 192.168.1.5 is not" in forbidden(), "and so is the gateway"
+    rows.run("UPDATE trunk_gateways SET gateway_address = 'a.example' WHERE id = %(g)s", g=rows.gateway)
+    rows.run("UPDATE gateway_probes SET probed_at = now() - interval '1 hour'")
+    assert "our address 8.8.4.1 is not" in forbidden(), "an old probe says nothing"
     probe(rows.gateway, "8.8.4.3")
     rows.run(
         "UPDATE gateway_probes SET probed_at = now() - interval '1 minute' WHERE gateway_id = %(g)s", g=rows.gateway
@@ -611,6 +622,7 @@ def test_an_answered_call_without_audio_stays_completed_and_says_so(rows: Rows, 
     [attempt] = claimed(rows)
     rows.run("UPDATE trunks SET rtp_symmetric = false")
     rows.run("UPDATE nodes SET sip_address = '10.1.2.3'")
+    rows.run("UPDATE trunk_gateways SET gateway_address = 'a.example'")
     answered = saw(attempt, Sight.ANSWERED)
     rows.record(answered)
     rows.run(f"UPDATE attempts SET {figures}")
@@ -622,6 +634,26 @@ def test_an_answered_call_without_audio_stays_completed_and_says_so(rows: Rows, 
         assert "--rtp-symmetric" in row.explanation
         assert "10.1.2.3, so set TRUNKLINE_EXTERNAL_ADDRESS" in row.explanation
     assert rows.call_of(attempt).explanation == row.explanation
+
+
+def test_our_ring_timeout_leaves_no_status_that_the_carrier_did_not_give(rows: Rows) -> None:
+    [rang, silent, refused] = claimed(rows, 3)
+    rows.record(saw(rang, Sight.RINGING))
+    rows.run("UPDATE attempts SET initiated_at = initiated_at - interval '30 s' WHERE id <> %(id)s", id=refused)
+    last_replies = {rang: 180, silent: 100, refused: 480}
+    for _ in range(2):
+        rows.record(
+            *(
+                replace(saw(id, Sight.ENDING), at_the_end=AtTheEnd(last_reply=last))
+                for id, last in last_replies.items()
+            ),
+            *(ended(id, 19, 480) for id in (rang, silent, refused)),
+        )
+    assert [rows.attempt(id).sip_code for id in (rang, silent, refused)] == [None, None, 480]
+    assert [rows.call_of(id).sip_code for id in (rang, silent, refused)] == [None, None, 480]
+    assert "It rang, and nobody answered within our 30 seconds" in rows.attempt(rang).explanation
+    assert "within our 30 seconds" in rows.attempt(silent).explanation
+    assert "(SIP 480 " in rows.attempt(refused).explanation
 
 
 def test_what_is_known_already_is_not_said_again(rows: Rows) -> None:

@@ -9,9 +9,10 @@ from uuid import UUID
 
 import pytest
 
-from models.errors import NotFound
+from models.errors import Conflict, NotFound
+from models.slots import Slots, connect
 from scheduler import probe as probing
-from scheduler.trunk_check import check
+from scheduler.trunk_check import check, check_by_call
 from tests.integration.conftest import Database
 from tests.integration.gateways import closed_port, silent_port
 from tests.integration.ledger_rows import Rows
@@ -200,6 +201,14 @@ def test_with_postgres_alone_each_gateway_is_looked_at_and_written_down(
     with database.engine.begin() as connection:
         written = connection.exec_driver_sql("SELECT finding FROM gateway_probes ORDER BY finding").scalars().all()
     assert written == ["refused", "silent"]
+
+
+def test_a_test_call_talks_to_nobody_with_somebody_elses_agent(database: Database) -> None:
+    rows = Rows(engine=database.engine)
+    rows.run("INSERT INTO agents (id, name, connect) VALUES (gen_random_uuid(), 'trunk-check', 'playback://advert')")
+    with connect("redis://127.0.0.1:1/0") as nobody, pytest.raises(Conflict, match="playback://advert"):
+        check_by_call(database.engine, database.settings, Slots(nobody), str(rows.trunk), to="+12125550123")
+    assert rows.value("SELECT count(*) FROM calls") == 0
 
 
 def test_a_trunk_that_does_not_exist_is_not_found(database: Database) -> None:

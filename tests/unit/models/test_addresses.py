@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from models.addresses import RtpPorts, SipBind, local_networks
+from models.addresses import RtpPorts, SipBind, is_local, local_networks
 from models.errors import Invalid
 from models.settings import GivenSettings, Settings, read_settings
 
@@ -72,3 +72,22 @@ def test_what_was_given_holds_nothing_that_an_earlier_run_left_behind(tmp_path: 
     assert Settings(home=tmp_path).rtp_ports == "20000-20799"
     given = read_settings(GivenSettings, home=tmp_path)
     assert (given.rtp_ports, given.redis_url) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("address", "networks", "is_so"),
+    [
+        ("192.168.1.5", (), True),
+        ("127.0.0.1", (), True),
+        ("8.8.4.4", (), False),
+        ("sip.example.com", (), False),
+        ("192.168.1.5", ("203.0.113.0/24",), False),
+        ("203.0.113.9", ("203.0.113.0/24",), True),
+    ],
+)
+def test_an_address_is_local_in_the_networks_named_or_else_in_those_of_rfc_1918(
+    address: str, networks: tuple[str, ...], is_so: bool
+) -> None:
+    assert is_local(address, local_networks(",".join(networks))) is is_so
+    if not networks:
+        assert is_local(address) is is_so

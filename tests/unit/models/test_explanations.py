@@ -22,12 +22,14 @@ from models.explanations import (
     explain,
     needs_context,
     put_into,
+    said_by_far_side,
 )
 from models.outcome import Disposition
 from models.sip_codes import in_words
 
 D = Disposition
 TALKED = timedelta(seconds=20)
+SILENT = Ending(why=D.ANSWERED, talked=TALKED, rx_packets=0, tx_packets=1000)
 AUDIO: dict[str, dict[str, int]] = {
     "none": {"rx_packets": 0, "tx_packets": 0},
     "none-received": {"rx_packets": 0, "tx_packets": 900},
@@ -88,6 +90,8 @@ SAYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "busy": (("busy",), ("again later",)),
     "no-answer": (("no ringing was heard",), ("again later",)),
     "no-answer/rang": (("It rang",), ("again later",)),
+    "no-answer/rang-out": (("It rang", "within our 30 seconds"), ("again later",)),
+    "no-answer/gave-up": (("within our 30 seconds", "TRUNKLINE_RING_TIMEOUT_SECONDS", "no ringing"), ("again later",)),
     "no-answer/not-reached": (("could not reach", "no ringing was heard"), ("again later",)),
     "invalid-number": (("does not exist",), ("Correct", "off the list", "leading-plus`")),
     "invalid-number/incomplete": (("digits are missing",), ("Correct", "leading-plus`")),
@@ -109,6 +113,8 @@ SAYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "congestion/no-name": (("does not resolve",), ("--gateway", "DNS")),
     "congestion/refused": (("refuses connections",), ("address, port and transport", "--gateway", "--transport")),
     "congestion/tls-failed": (("TLS", "certificate"), ("--gateway", "5061")),
+    "congestion/not-reached": (("could not be reached", "said nothing"), ("trunk check",)),
+    "congestion/said": (("no line free",), ("--max-concurrent-calls",)),
     "congestion/silent": (("does not answer our probes", "rather than short of lines"), ("firewall", "trunk check")),
     "congestion/answering": (("no line free", "answers our probes"), ("--max-concurrent-calls",)),
     "gateway-error": (("error of its own",), ("again later", "Call-ID")),
@@ -139,7 +145,10 @@ SAYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "number-unregistered": (("not registered",), ("number add",)),
     "trunk-is-off": (("switched off",), ("trunk enable",)),
     "no-node": (("no Asterisk is heard",), ("trunkline up", "doctor")),
-    "slot": (("turn",), ("scheduler",)),
+    "agent-down": (("agent is down", "paused itself"), ("campaign resume",)),
+    "slot": (("turn",), ("scheduler", "trunkline doctor")),
+    "slot/campaign": (("turn",), ("trunkline explain spring",)),
+    "worker": (("no worker",), ("trunkline doctor",)),
 }  # fmt: skip
 ALL = pytest.mark.parametrize("entry", [entry for entry in ENTRIES if entry.in_table], ids=lambda entry: entry.key)
 
@@ -159,6 +168,12 @@ def cases(entry: Entry) -> list[tuple[Ending, Context]]:
                 seen |= AUDIO[str(one)]
             case "bound_to_loopback":
                 around |= {"sip_address": "127.0.0.1"}
+            case "gave_up":
+                seen |= {"gave_up_after": timedelta(seconds=30)}
+            case "spoke":
+                seen |= {"last_reply": {None: None, False: 0}.get(one, 503)}
+            case "of_campaign":
+                around |= {"campaign": "spring"}
             case "gateway_removed":
                 around |= {"gateway": None}
             case _ if name in Ending.__dataclass_fields__:
@@ -203,6 +218,16 @@ def test_every_disposition_has_a_sentence_of_its_own_with_the_sip_status_in_word
     theirs = disposition not in {D.ANSWERED, D.AGENT_UNREACHABLE, D.GATEWAY_UNREACHABLE}
     with_status = explain(Ending(why=disposition, sip_code=486))
     assert with_status == (f"{sentence} (SIP 486 Busy Here)" if theirs else sentence)
+
+
+def test_a_480_of_our_own_ring_timeout_is_not_laid_to_the_far_side() -> None:
+    ours = Ending(why=D.NO_ANSWER, sip_code=480, gave_up_after=timedelta(seconds=30))
+    for rang in (True, False):
+        assert "SIP" not in explain(replace(ours, rang=rang))
+        assert said_by_far_side(replace(ours, rang=rang)) is None
+    theirs = Ending(why=D.NO_ANSWER, sip_code=480)
+    assert said_by_far_side(theirs) == "480 Temporarily Unavailable"
+    assert "our" not in explain(theirs)
 
 
 def test_a_status_that_nobody_registered_stays_a_number() -> None:
@@ -275,8 +300,63 @@ def test_the_causes_of_one_way_audio_come_in_their_order() -> None:
 def test_behind_nat_the_address_to_set_is_named_where_it_is_known(
     told: str | None, seen: str | None, says: str
 ) -> None:
-    silent = Ending(why=D.ANSWERED, talked=TALKED, rx_packets=0, tx_packets=1000)
-    assert says in explain(silent, replace(ACME, sip_address=told, seen_as=seen))
+    text = explain(SILENT, replace(ACME, sip_address=told, seen_as=seen))
+    assert says in text
+    if "so set " in says or "set TRUNKLINE" in says:
+        assert "`trunkline down` and `trunkline up`" in text
+        assert "`trunkline asterisk export`" in text, "alone it changes nothing for an Asterisk of one's own"
+
+
+@pytest.mark.parametrize("told", ["8.8.4.4", "10.0.0.5", "pbx.example.com", None])
+@pytest.mark.parametrize(("gateway", "seen"), [("pbx.lan", "192.168.1.5"), ("192.168.1.9:5060", None)])
+def test_a_gateway_on_our_side_of_the_nat_gives_no_address_to_set(told: str | None, gateway: str, seen: str) -> None:
+    text = explain(SILENT, replace(ACME, sip_address=told, seen_as=seen, gateway=gateway))
+    assert "on our side" in text
+    assert "TRUNKLINE_EXTERNAL_ADDRESS" not in text
+
+
+@pytest.mark.parametrize(
+    ("transport", "encryption", "others"),
+    [
+        (
+            "transport-udp",
+            "no",
+            "--transport transport-tcp` or `trunkline trunk update acme --transport transport-tls`",
+        ),
+        (
+            "transport-tcp",
+            "no",
+            "--transport transport-udp` or `trunkline trunk update acme --transport transport-tls`",
+        ),
+        ("transport-tls", "sdes", "--transport transport-tcp --media-encryption no`"),
+    ],
+)
+def test_the_transport_that_a_trunk_has_is_not_advised(transport: str, encryption: str, others: str) -> None:
+    context = replace(ACME, transport=transport, media_encryption=encryption)
+    for ending, around in [
+        (Ending(why=D.GATEWAY_UNREACHABLE, sip_code=408), context),
+        (Ending(why=D.CONGESTION, sip_code=503), replace(context, finding="refused")),
+    ]:
+        text = explain(ending, around)
+        assert f"--transport {transport}" not in text
+        assert others in text
+
+
+def test_the_codecs_that_a_trunk_has_are_not_advised() -> None:
+    for form in FORMS:
+        text = explain(Ending(why=D.CODEC_MISMATCH, sip_code=488), replace(form, allow="ulaw,alaw"))
+        assert "--allow ulaw,alaw" not in text
+
+
+def test_names_in_commands_are_quoted() -> None:
+    context = replace(ACME, trunk="my trunk", campaign="my list", trunk_active=False)
+    assert "`trunkline trunk enable 'my trunk'`" in explain(Ending(why=Waiting.TRUNK_OFF), context)
+    assert "`trunkline campaign start 'my list'`" in explain(Ending(why=Waiting.CAMPAIGN, error="ready"), context)
+    assert "`trunkline explain 'my list'`" in explain(Ending(why=Waiting.SLOT), context)
+
+
+def test_a_single_call_is_not_sent_to_its_campaign() -> None:
+    assert "CAMPAIGN" not in explain(Ending(why=Waiting.SLOT), ACME)
 
 
 @pytest.mark.parametrize(
