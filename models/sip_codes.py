@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 REASONS = {
+    100: "Trying",
+    180: "Ringing",
+    181: "Call Is Being Forwarded",
+    182: "Queued",
+    183: "Session Progress",
+    199: "Early Dialog Terminated",
     300: "Multiple Choices",
     301: "Moved Permanently",
     302: "Moved Temporarily",

@@ -171,7 +171,7 @@ def cases(entry: Entry) -> list[tuple[Ending, Context]]:
             case "gave_up":
                 seen |= {"gave_up_after": timedelta(seconds=30)}
             case "spoke":
-                seen |= {"last_reply": {None: None, False: 0}.get(one, 503)}
+                seen |= {"last_reply": None if one is None else 503 if one else 0}
             case "of_campaign":
                 around |= {"campaign": "spring"}
             case "gateway_removed":
