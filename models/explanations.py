@@ -67,7 +67,7 @@ class Ending:
     rang: bool = False
     withdrawn: bool = False
     sip_code: int | None = None
-    agent_status: str | None = None  #: DIALSTATUS of the agent's leg
+    agent_status: str | None = None  #: DIALSTATUS of the agent's leg, or a word of the dialplan's (TL_LEG)
     talked: timedelta | None = None
     rx_packets: int | None = None  #: of audio, from the far side; None is not known
     tx_packets: int | None = None
@@ -258,6 +258,14 @@ ENTRIES: tuple[Entry, ...] = (
         sees="`failed`, `agent-unreachable`, a dialplan",
         means="The person answered, but your dialplan has no such extension: {agent}.",
         do="Correct the agent, or the dialplan (TRUNKLINE_DIALPLAN_FILE).",
+    ),
+    Entry(
+        why=D.AGENT_UNREACHABLE,
+        refined="hung-up",
+        when={"agent_status": "HUNGUP"},
+        sees="`failed`, `agent-unreachable`, hung up at once",
+        means="The person answered, but {agent} accepted the connection and closed it at once, with nothing said.",
+        do="See its log; if a proxy, docker or a socket unit accepts for it, see that the agent behind it runs.",
     ),
     Entry(
         why=D.AGENT_UNREACHABLE,

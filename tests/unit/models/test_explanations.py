@@ -83,6 +83,7 @@ SAYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "next-gateway": (("did not deliver", "next"), ()),
     "gateways-rest": (("no gateway", "keeps failing"), ("trunk check", "by itself")),
     "agent-unreachable": (("answered", "the agent"), ("runs", "listens")),
+    "agent-unreachable/hung-up": (("accepted the connection", "closed it at once"), ("log", "behind it runs")),
     "agent-unreachable/no-sound": (("no such sound",), ("sound",)),
     "agent-unreachable/no-extension": (("no such extension",), ("dialplan",)),
     "busy": (("busy",), ("again later",)),
