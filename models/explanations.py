@@ -216,7 +216,7 @@ ENTRIES: tuple[Entry, ...] = (
         when={"audio": "none"},
         sees="`completed`, no audio received or sent",
         means="Answered, but not one packet of audio came or went.",
-        do=_AUDIO_CAUSES,
+        do=_AUDIO_CAUSES + " Nor did {agent} say anything: see its log.",
     ),
     Entry(
         why=D.ANSWERED,
@@ -232,7 +232,7 @@ ENTRIES: tuple[Entry, ...] = (
         when={"audio": "none-sent"},
         sees="`completed`, no audio sent",
         means="Answered, but no audio was sent: the person heard nothing.",
-        do=_AUDIO_CAUSES + " If all that is right, {agent} said nothing: see its log.",
+        do="Most likely {agent} said nothing: see its log. If it did speak, the way is at fault. " + _AUDIO_CAUSES,
     ),
     Entry(
         why=D.ANSWERED,

@@ -75,7 +75,7 @@ FORMS = [
 # What each sentence has to say of the cause, and of the mend.
 SAYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "answered": (("Answered.",), ()),
-    "answered/no-audio": (("not one packet",), ("symmetric RTP", "direct media", "NAT", "firewall")),
+    "answered/no-audio": (("not one packet",), ("symmetric RTP", "direct media", "NAT", "firewall", "the agent")),
     "answered/nothing-received": (("no audio was received",), ("symmetric RTP", "direct media", "NAT", "firewall")),
     "answered/nothing-sent": (("no audio was sent",), ("symmetric RTP", "direct media", "NAT", "firewall", "the agent")),
     "answered/lossy": (("lost on the way", "10%", "2%"), ("line", "--max-concurrent-calls")),
