@@ -119,11 +119,14 @@ class Interpreter:
 def _at_the_end(event: AmiMessage) -> AtTheEnd:
     """What the hangup handler says; all but the Call-ID is of an answered call only."""
     counted = dict(pair.split("=", 1) for pair in event.get("rtcp").split(";") if "=" in pair)
+    received = _count(counted.get("rxcount", ""))
     return AtTheEnd(
         sip_call_id=event.get("callid") or None,
-        rx_packets=_count(counted.get("rxcount", "")),
+        rx_packets=received,
         tx_packets=_count(counted.get("txcount", "")),
-        rx_lost=_count(counted.get("lp", "")),
+        rx_lost=0
+        if received == 0
+        else _count(counted.get("lp", "")),  # one is missing before the first (res_rtp_asterisk.c)
         tx_lost=_count(counted.get("rlp", "")),
         codec=event.get("codec").strip("()") or None,
         media_address=event.get("remote") or None,

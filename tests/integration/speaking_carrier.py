@@ -55,7 +55,8 @@ class _Audio(Thread):
                     self._lossy_echo(packet, heard, to)
             if self._speaks:
                 time = next(sent) * FRAME_SAMPLES
-                for packet in next(keys, [self._packet(ULAW, time, SILENCE)]):
+                pressed = next(keys, None)
+                for packet in [self._packet(ULAW, time, SILENCE)] if pressed is None else pressed:
                     self._rtp.sendto(packet, to)
 
     def _arrived(self) -> Iterator[bytes]:

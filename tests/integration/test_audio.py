@@ -59,7 +59,7 @@ def test_a_carrier_that_sends_no_audio_is_said_with_its_causes_in_their_order(sy
         from_number = system.add_trunk("unheard", carrier=carrier)
         end = end_of(system, system.call(agent_id, from_number, "+12185550102"))
     assert_answered(end)
-    assert end.rx_packets == 0
+    assert (end.rx_packets, end.rx_lost) == (0, 0)
     assert end.tx_packets > 20
     assert "no audio was received" in end.said
     assert in_order(end.said, *CAUSES)
@@ -110,3 +110,4 @@ def test_keys_that_come_as_carriers_send_them_reach_the_agent(
     assert_answered(end)
     [met] = [call for call in agent.conversations if call.attempt_id == end.id]
     assert met.keys == "12#0*"
+    assert (end.rx_lost, end.said) == (0, "Answered.")
