@@ -119,12 +119,14 @@ class Interpreter:
 def _at_the_end(event: AmiMessage) -> AtTheEnd:
     """What the hangup handler says; all but the Call-ID and the last reply is of an answered call only."""
     counted = dict(pair.split("=", 1) for pair in event.get("rtcp").split(";") if "=" in pair)
+    received = _count(counted.get("rxcount", ""))
     return AtTheEnd(
         sip_call_id=event.get("callid") or None,
         last_reply=_last_reply(event.get("said")),
-        rx_packets=_count(counted.get("rxcount", "")),
+        rx_packets=received,
         tx_packets=_count(counted.get("txcount", "")),
-        rx_lost=_count(counted.get("lp", "")),
+        # before the first packet Asterisk counts one as missing (res_rtp_asterisk.c)
+        rx_lost=_count(counted.get("lp", "")) if received else received,
         tx_lost=_count(counted.get("rlp", "")),
         codec=event.get("codec").strip("()") or None,
         media_address=event.get("remote") or None,

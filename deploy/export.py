@@ -252,7 +252,8 @@ If you move them to another machine, put them at the same path or change the pat
 
 3. See to it that
    - res_pgsql.conf and cel_pgsql.conf name no other database of yours, and sorcery.conf has no other [res_pjsip];
-   - rtp.conf gives two ports a call: rtpend - rtpstart + 1 is at least {2 * node.max_calls};
+   - rtp.conf gives two ports a call: rtpend - rtpstart + 1 is at least {2 * node.max_calls}; and it says
+     rtcpinterval=1000, since what is lost is counted with each report and a call shorter than the first has lost nothing;
    - pjsip.conf has no other section with type=system, and {transports}
    - resolver_unbound.conf says under [general], and nothing else there,
 

@@ -69,7 +69,7 @@ class Ending:
     rang: bool = False
     withdrawn: bool = False
     sip_code: int | None = None
-    agent_status: str | None = None  #: DIALSTATUS of the agent's leg
+    agent_status: str | None = None  #: DIALSTATUS of the agent's leg, or a word of the dialplan's (TL_LEG)
     talked: timedelta | None = None
     gave_up_after: timedelta | None = None  #: our ring timeout, where it was that which ended it
     last_reply: int | None = None  #: the status of the last SIP reply that came; 0: none did; None is not known
@@ -235,7 +235,7 @@ ENTRIES: tuple[Entry, ...] = (
         when={"audio": "none"},
         sees="`completed`, no audio received or sent",
         means="Answered, but not one packet of audio came or went.",
-        do=_AUDIO_CAUSES,
+        do=_AUDIO_CAUSES + " Nor did {agent} say anything: see its log.",
     ),
     Entry(
         why=D.ANSWERED,
@@ -251,7 +251,7 @@ ENTRIES: tuple[Entry, ...] = (
         when={"audio": "none-sent"},
         sees="`completed`, no audio sent",
         means="Answered, but no audio was sent: the person heard nothing.",
-        do=_AUDIO_CAUSES + " If all that is right, {agent} said nothing: see its log.",
+        do="Most likely {agent} said nothing: see its log. If it did speak, the way is at fault. " + _AUDIO_CAUSES,
     ),
     Entry(
         why=D.ANSWERED,
@@ -277,6 +277,14 @@ ENTRIES: tuple[Entry, ...] = (
         sees="`failed`, `agent-unreachable`, a dialplan",
         means="The person answered, but your dialplan has no such extension: {agent}.",
         do="Correct the agent, or the dialplan (TRUNKLINE_DIALPLAN_FILE).",
+    ),
+    Entry(
+        why=D.AGENT_UNREACHABLE,
+        refined="hung-up",
+        when={"agent_status": "HUNGUP"},
+        sees="`failed`, `agent-unreachable`, hung up at once",
+        means="The person answered, but {agent} accepted the connection and closed it at once, with nothing said.",
+        do="See its log; if a proxy, docker or a socket unit accepts for it, see that the agent behind it runs.",
     ),
     Entry(
         why=D.AGENT_UNREACHABLE,

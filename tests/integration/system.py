@@ -126,8 +126,10 @@ class System:
         plus: bool = True,
         userpass: bool = True,
         qualify_frequency: int = 60,
+        carrier: Carrier | None = None,
     ) -> str:
-        """A trunk to the carrier; returns a number registered on it."""
+        """A trunk to the carrier, ours or another; returns a number registered on it."""
+        to = carrier or self.carrier
         trunk_id, number = uuid4(), f"+1202555{next(self._numbers):04}"
         self.run(
             "INSERT INTO trunks (id, name, auth_type, max_concurrent_calls, max_calls_per_second,"
@@ -144,8 +146,8 @@ class System:
         self.run(
             "INSERT INTO trunk_gateways (trunk_id, gateway_address, port) VALUES (%(id)s, %(host)s, %(port)s)",
             id=trunk_id,
-            host=self.carrier.host,
-            port=self.carrier.port,
+            host=to.host,
+            port=to.port,
         )
         if userpass:
             self.run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from deploy.carrier.people import numbers
 from deploy.part import free_port
 from models.database import database_url
 from models.statuses import OPEN
+from tests.integration.odd_agents import Does, closes, listening
 from tests.integration.system import System, until
 from tests.integration.test_campaign import assert_nothing_is_left, is_over, seen_of, write_csv
 
@@ -107,34 +109,40 @@ def test_a_person_whom_the_agent_does_not_reach_hears_its_fallback_and_the_call_
     system.trunkline("agent", "update", "apology", "--max-call-seconds", 10)
     apology = system.value("SELECT id FROM agents WHERE name = 'apology'")
     calls["its own"] = system.call(apology, from_number, "+12155550100")
-    ends = {kind: end_of(system, call_id) for kind, call_id in calls.items()}
-    for kind, status in {"audiosocket": "CHANUNAVAIL", "playback": "NOSOUND", "dialplan": "NOEXTENSION"}.items():
+    with listening(closes) as uri:
+        calls["proxy"] = system.call(system.add_agent("no proxy", uri), from_number, "+12145550100")
+        ends = {kind: end_of(system, call_id) for kind, call_id in calls.items()}
+    statuses = {"audiosocket": "CHANUNAVAIL", "proxy": "HUNGUP", "playback": "NOSOUND", "dialplan": "NOEXTENSION"}
+    for kind, status in statuses.items():
         end = ends[kind]
         assert (end.status, end.disposition, end.agent_status) == ("failed", "agent-unreachable", status)
         assert end.tx_packets > 20, "the apology"
         assert end.rx_packets > 20, "the carrier got it"
         assert end.hangup_by == "trunkline"
     assert {call.end for call in system.carried("+12145550100")} == {"bye-received"}
+    assert f"the agent at {uri} accepted the connection and closed it at once" in ends["proxy"].explanation
     assert ends["its own"].disposition == "agent-unreachable"
     assert ends["its own"].tx_packets > 2 * ends["audiosocket"].tx_packets, "a longer prompt than the default"
 
 
+@pytest.mark.parametrize(("name", "who"), [("down", None), ("gone", closes)], ids=["nobody", "a proxy"])
 def test_a_campaign_whose_agent_is_down_pauses_itself_and_goes_on_when_it_is_up(
-    system: System, portal: BlockingPortal, tmp_path: Path
+    name: str, who: Does | None, system: System, portal: BlockingPortal, tmp_path: Path
 ) -> None:
     port, slots = free_port(), 4
-    to = numbers({"00": 40}, skip=300)
-    from_number = system.add_trunk("down", slots=slots, calls_per_second=30)
-    system.add_agent("down", f"audiosocket://127.0.0.1:{port}")
+    to = numbers({"00": 40}, skip=300 if who is None else 340)
+    from_number = system.add_trunk(name, slots=slots, calls_per_second=30)
+    system.add_agent(name, f"audiosocket://127.0.0.1:{port}")
     file = write_csv(tmp_path / "down.csv", to)
-    system.trunkline("campaign", "upload", file, "--name", "down", "--agent", "down", "--from", from_number, "--start")
-    until(lambda: system.campaign("down")["status"] == "paused", what="it pauses itself")
-    reason = system.campaign("down")["pause_reason"]
-    assert "agent down is down" in reason
+    with listening(who, port=port) if who else nullcontext():
+        system.trunkline("campaign", "upload", file, "--name", name, "--agent", name, "--from", from_number, "--start")
+        until(lambda: system.campaign(name)["status"] == "paused", what="it pauses itself")
+        until(lambda: not any(system.campaign(name)[s] for s in ("initiated", "ringing", "in_progress")))
+    reason = system.campaign(name)["pause_reason"]
+    assert f"agent {name} is down" in reason
     assert f"audiosocket://127.0.0.1:{port}" in reason
-    assert reason in system.trunkline("campaign", "status", "down", "--json")
-    until(lambda: not any(system.campaign("down")[s] for s in ("initiated", "ringing", "in_progress")))
-    paused = system.campaign("down")
+    assert reason in system.trunkline("campaign", "status", name, "--json")
+    paused = system.campaign(name)
     assert paused["queued"] == 0
     assert 3 <= paused["failed"] <= 3 + 2 * slots, "what was on its way by then, and not the list"
     assert paused["failed"] + paused["scheduled"] == len(to)
@@ -143,15 +151,15 @@ def test_a_campaign_whose_agent_is_down_pauses_itself_and_goes_on_when_it_is_up(
     agent = ExampleAgent(database_url=database_url(system.settings), port=port, listen=timedelta(0))
     portal.call(agent.start)
     try:
-        system.trunkline("campaign", "resume", "down")
-        assert system.campaign("down")["pause_reason"] is None
-        until(lambda: is_over(system, "down"), within=90)
+        system.trunkline("campaign", "resume", name)
+        assert system.campaign(name)["pause_reason"] is None
+        until(lambda: is_over(system, name), within=90)
     finally:
         portal.call(agent.stop)
-    over = system.campaign("down")
+    over = system.campaign(name)
     assert (over["failed"], over["completed"]) == (paused["failed"], paused["scheduled"])
     assert Counter(call.number for call in seen_of(system, to)) == Counter(to), "everybody once"
-    assert_nothing_is_left(system, "down")
+    assert_nothing_is_left(system, name)
 
 
 def test_keys_that_the_person_presses_reach_the_agent(system: System, agent: ExampleAgent) -> None:

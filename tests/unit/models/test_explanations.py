@@ -77,7 +77,7 @@ FORMS = [
 # What each sentence has to say of the cause, and of the mend.
 SAYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "answered": (("Answered.",), ()),
-    "answered/no-audio": (("not one packet",), ("symmetric RTP", "direct media", "NAT", "firewall")),
+    "answered/no-audio": (("not one packet",), ("symmetric RTP", "direct media", "NAT", "firewall", "the agent")),
     "answered/nothing-received": (("no audio was received",), ("symmetric RTP", "direct media", "NAT", "firewall")),
     "answered/nothing-sent": (("no audio was sent",), ("symmetric RTP", "direct media", "NAT", "firewall", "the agent")),
     "answered/lossy": (("lost on the way", "10%", "2%"), ("line", "--max-concurrent-calls")),
@@ -85,6 +85,7 @@ SAYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "next-gateway": (("did not deliver", "next"), ()),
     "gateways-rest": (("no gateway", "keeps failing"), ("trunk check", "by itself")),
     "agent-unreachable": (("answered", "the agent"), ("runs", "listens")),
+    "agent-unreachable/hung-up": (("accepted the connection", "closed it at once"), ("log", "behind it runs")),
     "agent-unreachable/no-sound": (("no such sound",), ("sound",)),
     "agent-unreachable/no-extension": (("no such extension",), ("dialplan",)),
     "busy": (("busy",), ("again later",)),
