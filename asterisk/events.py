@@ -125,7 +125,7 @@ def _at_the_end(event: AmiMessage) -> AtTheEnd:
         last_reply=_last_reply(event.get("said")),
         rx_packets=received,
         tx_packets=_count(counted.get("txcount", "")),
-        # before the first packet Asterisk counts one as missing (res_rtp_asterisk.c)
+        # where not one packet had come, 1 was seen as lost
         rx_lost=_count(counted.get("lp", "")) if received else received,
         tx_lost=_count(counted.get("rlp", "")),
         codec=event.get("codec").strip("()") or None,
