@@ -31,7 +31,7 @@ from asterisk.pool import AmiPool
 from asterisk.reconcile import Reconciler, written_down
 from models import ledger
 from models.ledger import Recorded
-from models.roles import BEAT_SECONDS, Role, hold
+from models.roles import BEAT_SECONDS, Role, hold, listener_of
 from models.settings import Node, Settings
 from models.sightings import Attempt, Sight, Sighting, frees_after_cancel
 from models.slots import CANCEL_LINGERS, Away, Slots
@@ -60,7 +60,7 @@ class Listener:
     def run(self, stop: threading.Event) -> None:
         while not stop.is_set():
             try:
-                with hold(self._settings, f"trunkline-listener:{self._node.name}", stop) as role:
+                with hold(self._settings, listener_of(self._node.name), stop) as role:
                     if role is None:
                         return
                     logger.info("listening", node=self._node.name, epoch=role.epoch)

@@ -20,7 +20,7 @@ from asterisk.configuration import Configuration, Database, render, templates
 from deploy.embedded.asterisk import MACHINE_AUTHORITIES
 from deploy.embedded.passwords import password, write_private
 from deploy.stack import ensure_login
-from models.addresses import local_networks
+from models.addresses import is_address, is_loopback, local_networks
 from models.database import migrate
 from models.errors import Conflict, Invalid, Unavailable
 from models.settings import DEFAULT_NODE_CALLS, NAMES_PORT, Login, Node, Settings
@@ -72,12 +72,12 @@ def export(settings: Settings, directory: Path, wishes: Wishes) -> Node:
     _refuse_strangers(directory)
     owner_url = _owner_url(settings)
     node = _node(settings, directory, wishes)
-    database = _database(owner_url, directory, wishes, away=not _is_loopback(node.host))
+    database = _database(owner_url, directory, wishes, away=not is_loopback(node.host))
     configuration = Configuration(
         database=database,
         listener=node.listener,
         sender=node.sender,
-        ami_host=node.host if _is_address(node.host) else "0.0.0.0",  # noqa: S104 - behind `permit`
+        ami_host=node.host if is_address(node.host) else "0.0.0.0",  # noqa: S104 - behind `permit`
         ami_port=node.port,
         ami_permit=_permit(node, wishes),
         timer_t1_ms=settings.sip_timer_t1_ms,
@@ -127,7 +127,7 @@ def _database(owner_url: str, directory: Path, wishes: Wishes, *, away: bool) ->
     host, port = ours.hostname or "127.0.0.1", ours.port or 5432
     if wishes.database:
         host, port = _host_port("--database", wishes.database, port)
-    elif away and _is_loopback(host):
+    elif away and is_loopback(host):
         raise Invalid(
             "--database",
             f"that Asterisk is elsewhere: give HOST:PORT at which it reaches the Postgres at {host}:{port}",
@@ -143,7 +143,7 @@ def _database(owner_url: str, directory: Path, wishes: Wishes, *, away: bool) ->
 
 
 def _permit(node: Node, wishes: Wishes) -> tuple[str, ...]:
-    if not wishes.permit and not _is_loopback(node.host):
+    if not wishes.permit and not is_loopback(node.host):
         raise Invalid("--permit", "that Asterisk is elsewhere: give the addresses that trunkline's processes come from")
     try:
         networks = [ipaddress.ip_network(network, strict=False) for network in wishes.permit or ("127.0.0.1",)]
@@ -164,18 +164,6 @@ def _host_port(option: str, text: str, default: int) -> tuple[str, int]:
     if not re.fullmatch(r"[A-Za-z0-9.-]+", host) or (port and not port.isdecimal()):
         raise Invalid(option, "must be HOST or HOST:PORT")
     return host, int(port or default)
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_loopback(host: str) -> bool:
-    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
 
 
 def _files(configuration: Configuration, wishes: Wishes) -> dict[str, str]:

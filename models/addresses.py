@@ -92,6 +92,24 @@ class RtpPorts:
         return f"{self.first}-{self.last}"
 
 
+def is_address(host: str) -> bool:
+    """An IP address, one of IPv6 in brackets or not; else it is a name."""
+    try:
+        ipaddress.ip_address(_bare(host))
+    except ValueError:
+        return False
+    return True
+
+
+def is_loopback(host: str) -> bool:
+    """This machine by its own word; another name is taken for somewhere else."""
+    return host == "localhost" or (is_address(host) and ipaddress.ip_address(_bare(host)).is_loopback)
+
+
+def _bare(host: str) -> str:
+    return host.removeprefix("[").removesuffix("]")
+
+
 def is_local(address: str, networks: Sequence[str] = (LOOPBACK, *PRIVATE_NETWORKS)) -> bool:
     """Whether an address is in the networks that see our own: who is there is never told the external one."""
     with suppress(ValueError):

@@ -82,7 +82,7 @@ class Evidence:
     answered: bool
     rang: bool
     stopped: bool  #: an operator asked for its end
-    agent_status: str | None  #: DIALSTATUS of the agent's leg, where there was one
+    agent_status: str | None  #: DIALSTATUS of the agent's leg, or a word of the dialplan's, where there was one
     sip_code: int | None
     q850_cause: int | None
     last_reply: int | None = None  #: the status of the last SIP reply that came; 0: none did; None is not known

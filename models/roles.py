@@ -25,7 +25,7 @@ from sqlalchemy import Connection, NullPool, create_engine
 from models.database import connect_arguments, database_url, sqlalchemy_url
 from models.settings import Settings
 
-SCHEDULER = "trunkline-scheduler"
+SCHEDULER, PROBER = "trunkline-scheduler", "trunkline-prober"
 LOST_AFTER_MS = 6000
 BEAT_SECONDS = 2.0
 _TRY_EVERY_SECONDS = 1.0
@@ -70,6 +70,11 @@ def hold(settings: Settings, name: str, stop: threading.Event) -> Iterator[Role 
             yield Role(name=name, epoch=epoch, connection=connection)
     finally:
         engine.dispose()
+
+
+def listener_of(node: str) -> str:
+    """The role of the listener of a node."""
+    return f"trunkline-listener:{node}"
 
 
 def is_held(connection: Connection, name: str) -> bool:

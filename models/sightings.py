@@ -21,7 +21,7 @@ class Sight(Enum):
     CHANNEL = auto()  #: Asterisk made a channel for it
     RINGING = auto()
     ANSWERED = auto()
-    AGENT_LEG = auto()  #: the agent's leg ended; `text` is its DIALSTATUS
+    AGENT_LEG = auto()  #: the agent's leg ended; `text` is its DIALSTATUS, or a word of the dialplan's
     CALLEE_HUNG_UP = auto()
     ENDING = auto()  #: the channel is about to go; `at_the_end` is what Asterisk knew of the call by then
     ENDED = auto()  #: the channel is gone; `cause` and `sip_code` where known

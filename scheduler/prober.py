@@ -24,14 +24,13 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from sqlalchemy import Connection, Row
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from models.roles import Role, hold
+from models.roles import PROBER, Role, hold
 from models.settings import Settings
 from models.statements import statement
 from scheduler.probe import Finding, Gateway, Probe, Viewpoint, probe
 
 logger = structlog.get_logger(__name__)
 
-ROLE = "trunkline-prober"
 _ROUND_SECONDS = 0.5
 _RETRY_AFTER = 1.0
 _MOST_AT_ONCE = 16
@@ -73,14 +72,14 @@ class Prober:
     def run(self, stop: threading.Event) -> None:
         while not stop.is_set():
             try:
-                with hold(self._settings, ROLE, stop) as role:
+                with hold(self._settings, PROBER, stop) as role:
                     if role is None:
                         return
                     # Asterisk may have been set up anew since the last time
                     viewpoint = self._viewpoint or Viewpoint.of(self._settings)
                     _Term(role, viewpoint, self._spread).serve(stop)
             except DBAPIError as error:
-                logger.warning("role_lost", role=ROLE, error=str(error.orig).strip().splitlines()[:1])
+                logger.warning("role_lost", role=PROBER, error=str(error.orig).strip().splitlines()[:1])
             except Exception as error:  # nobody else may suffer for it, and nobody else would start it again
                 logger.exception("prober_fault", error=type(error).__name__)
             stop.wait(_RETRY_AFTER)

@@ -5,13 +5,12 @@ Nothing is guessed: only what was seen to hold is ok, and only what was seen not
 
 from __future__ import annotations
 
-import ipaddress
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from models.addresses import SipBind, is_local, local_networks
+from models.addresses import SipBind, is_address, is_local, is_loopback, local_networks
 from models.findings import Verdict
 from models.outcome import Disposition
 from models.settings import Settings
@@ -110,7 +109,7 @@ def _gateway(settings: Settings, look: Look, attempts: Sequence[Attempt]) -> Ite
         yield _wrong("name", found.detail)
         return
     leads_to = ", ".join(map(str, found.targets))
-    if not _is_address(look.gateway.host):
+    if not is_address(look.gateway.host):
         turns = ": a call goes to one of them, and not on to the next" if len(found.targets) > 1 else ""
         yield _ok("name", f"The name leads to {leads_to}{turns}.")
     if found.finding is Finding.REFUSED or (
@@ -148,7 +147,7 @@ def _our_address(settings: Settings, found: Probe, seen_as: str) -> Point:
     inside = is_local(seen_as, networks) or (target is not None and is_local(target.address, networks))
     if not _is_embedded(settings) or inside or seen_as == ours:
         return _ok(about, f"It sees us as {seen_as}.")
-    if ours is not None and _is_address(ours):
+    if ours is not None and is_address(ours):
         return _wrong(
             about,
             f"It sees us as {seen_as}, but TRUNKLINE_EXTERNAL_ADDRESS is {ours}, where it would send its audio: set it"
@@ -262,16 +261,4 @@ def _is_embedded(settings: Settings) -> bool:
     """Whether it is our own Asterisk that dials, whose SIP address the settings give."""
     if settings.asterisk_nodes is None:
         return True
-    return (settings.home / "asterisk" / "etc").is_dir() and all(_is_loopback(node.host) for node in settings.nodes)
-
-
-def _is_loopback(host: str) -> bool:
-    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
-    except ValueError:
-        return False
-    return True
+    return (settings.home / "asterisk" / "etc").is_dir() and all(is_loopback(node.host) for node in settings.nodes)

@@ -19,7 +19,7 @@ from deploy.doctor.clock import clock_finding
 from models.database import SERVICES, connect_arguments, database_url, sqlalchemy_url
 from models.errors import TrunklineError
 from models.findings import Finding, ok, unknown, warning, wrong
-from models.roles import holder
+from models.roles import SCHEDULER, holder, listener_of
 from models.settings import Settings
 from models.statements import statement
 
@@ -163,7 +163,7 @@ def _may(connection: Connection, rights: Finding) -> Finding:
 
 def _ledger(connection: Connection, settings: Settings) -> Ledger:
     row = connection.exec_driver_sql(statement("doctor_ledger")).one()
-    roles = ["trunkline-scheduler", *(f"trunkline-listener:{node.name}" for node in settings.nodes)]
+    roles = [SCHEDULER, *(listener_of(node.name) for node in settings.nodes)]
     return Ledger(
         text=row.text,
         ledger=row.ledger,
@@ -184,7 +184,7 @@ def examine_scheduler(ledger: Ledger | None) -> list[Finding]:
     """Whether somebody leads, and how long granted attempts wait for a worker."""
     if ledger is None:
         return [unknown("scheduler", "cannot be looked at without Postgres")]
-    leader = ledger.holders.get("trunkline-scheduler")
+    leader = ledger.holders.get(SCHEDULER)
     leads = (
         ok("scheduler", f"{leader} leads")
         if leader
@@ -208,10 +208,8 @@ def examine_scheduler(ledger: Ledger | None) -> list[Finding]:
 def listener_finding(part: str, node: str, ledger: Ledger) -> Finding:
     ago = ledger.heard_ago.get(node)
     if ago is not None and ago < DEAF_AFTER:
-        return ok(
-            part, f"its listener hears it ({ledger.holders.get(f'trunkline-listener:{node}') or 'since a moment'})"
-        )
-    if ledger.holders.get(f"trunkline-listener:{node}"):
+        return ok(part, f"its listener hears it ({ledger.holders.get(listener_of(node)) or 'since a moment'})")
+    if ledger.holders.get(listener_of(node)):
         return wrong(
             part,
             "its listener runs and does not hear it: it gets no calls",

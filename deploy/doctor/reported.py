@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -14,6 +13,7 @@ from asterisk.configuration import fingerprint
 from asterisk.inspection import CALL_EVENTS, Inspection
 from deploy.doctor.clock import clock_finding
 from deploy.doctor.ledger import Ledger, connected
+from models.addresses import is_loopback
 from models.database import SERVICES
 from models.errors import TrunklineError
 from models.findings import Finding, ok, unknown, warning, wrong
@@ -261,8 +261,4 @@ def _number(text: str | None) -> int | None:
 
 def _is_loopback(address: str) -> bool:
     """Of `HOST`, `HOST:PORT` or `[HOST]:PORT`; a name is taken for somewhere else."""
-    host = urlsplit(f"//{address}").hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return is_loopback(urlsplit(f"//{address}").hostname or "")

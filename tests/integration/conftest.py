@@ -12,6 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import pytest
 import redis
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
@@ -108,6 +109,13 @@ def valkey(valkey_server: Valkey) -> Valkey:
 def tree() -> Path:
     """Asterisk and SIPp, unpacked; fetched if this machine has never had them."""
     return provide().root
+
+
+@pytest.fixture(scope="module")
+def portal() -> Iterator[BlockingPortal]:
+    """A loop in a thread of its own, for the asynchronous ends of a test."""
+    with start_blocking_portal() as portal:
+        yield portal
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 
 import pytest
 import uuid_utils.compat
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.from_thread import BlockingPortal
 
 from deploy.agent import AUDIO, HANGUP, ID, ExampleAgent, Person, frame
 from deploy.greeting import FRAME_SECONDS
@@ -31,12 +31,6 @@ VARIABLES = {"city": 'Köln; "Süd", 2|3', "note": "😀 你好 ${UNIQUEID} a&b=
 
 # 16 bits, little endian, and what G.711 makes of it (ITU-T G.711, table 2a: the value that 0xA0 stands for is 7932)
 LOUD, LOUD_ULAW = (7932).to_bytes(2, "little") * 160, b"\xa0" * 160
-
-
-@pytest.fixture(scope="module")
-def portal() -> Iterator[BlockingPortal]:
-    with start_blocking_portal() as portal:
-        yield portal
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.from_thread import BlockingPortal
 
 from deploy.agent import ExampleAgent
 from deploy.carrier.people import numbers
@@ -22,12 +22,6 @@ from models.statuses import OPEN
 from tests.integration.odd_agents import Does, closes, listening
 from tests.integration.system import System, until
 from tests.integration.test_campaign import assert_nothing_is_left, is_over, seen_of, write_csv
-
-
-@pytest.fixture(scope="module")
-def portal() -> Iterator[BlockingPortal]:
-    with start_blocking_portal() as portal:
-        yield portal
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from models import roles
+from models.roles import PROBER
 from scheduler import probe
 from scheduler import prober as probers
 from scheduler.prober import Prober
@@ -174,7 +175,7 @@ def sessions(connection: psycopg.Connection) -> dict[int, bool]:
     rows = connection.execute(
         "SELECT a.pid, EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.locktype = 'advisory' AND l.granted)"
         " FROM pg_stat_activity a WHERE a.application_name = %s AND a.datname = current_database()",
-        (probers.ROLE,),
+        (PROBER,),
     ).fetchall()
     return dict(rows)
 
