@@ -31,6 +31,7 @@ from asterisk.pool import AmiPool
 from asterisk.reconcile import Reconciler, written_down
 from models import ledger
 from models.ledger import Recorded
+from models.points import Point, reached
 from models.roles import BEAT_SECONDS, Role, hold, listener_of
 from models.settings import Node, Settings
 from models.sightings import Attempt, Sight, Sighting, frees_after_cancel
@@ -162,6 +163,7 @@ class Listener:
         """Writes what was seen; on an error it is kept for the next holder of the role in this process."""
         if not self._unwritten:
             return
+        reached(Point.LISTENER_HEARD)
         try:
             recorded = self._record(role, self._unwritten)
         except (IntegrityError, DataError):
@@ -171,14 +173,18 @@ class Listener:
                 raise
             recorded = self._record(role, self._unwritten)  # of two that waited for each other the other one is through
         self._unwritten.clear()
+        reached(Point.LISTENER_WROTE)
         self._free(recorded.over)
+        reached(Point.LISTENER_FREED)
         if recorded.news:
             self._slots.wake()
 
     def _record(self, role: Role, seen: Sequence[Sighting]) -> Recorded:
         with role.connection.begin():
             complete = [*self._missed(role, seen), *self._trusted(role, seen)]
-            return ledger.record(role.connection, complete, timer_b=self._settings.timer_b)
+            recorded = ledger.record(role.connection, complete, timer_b=self._settings.timer_b)
+            reached(Point.LISTENER_WRITES)
+        return recorded
 
     def _record_singly(self, role: Role) -> Recorded:
         """What the ledger refuses of one attempt, which is a fault of ours, does not hold up the others."""

@@ -30,6 +30,7 @@ from asterisk.marks import mark_family
 from models import ledger
 from models.explanations import Ending, Verdict, explain
 from models.outcome import Disposition
+from models.points import Point, reached
 from models.settings import Settings
 from models.sightings import Attempt, Sight, Sighting
 from models.statements import statement
@@ -123,6 +124,7 @@ class Reconciler:
         if not ids:
             return []
         found = self._find(ids)
+        reached(Point.LISTENER_LOOKED)
         with self._connection.begin():
             over = ledger.record(self._connection, found.sightings, timer_b=self._settings.timer_b).over
             started_at = self._connection.exec_driver_sql(
@@ -141,6 +143,7 @@ class Reconciler:
                     *(self._held(row) for row in rows if row.id in found.live and row.status is Status.UNKNOWN),
                 ],
             )
+        reached(Point.LISTENER_JUDGED)
         if missing or over:
             logger.info("looked_up", node=self._node, attempts=len(ids), live=len(found.live), missing=len(missing))
         return list(over)
@@ -176,6 +179,7 @@ class Reconciler:
         if not ids:
             return []
         found = self._find(ids)
+        reached(Point.LISTENER_LOOKED)
         now = datetime.now(UTC)
         with self._connection.begin():
             over = ledger.record(self._connection, found.sightings, timer_b=self._settings.timer_b).over
@@ -187,6 +191,7 @@ class Reconciler:
             hold_until = now + self._settings.lost_call_hold
             ledger.write(self._connection, [_lost(row, now, hold_until=hold_until) for row in lost])
             ledger.give_back(self._connection, [row.id for row in gone])
+        reached(Point.LISTENER_JUDGED)
         logger.info("looked_again", node=self._node, attempts=len(ids), given_back=len(gone), lost=len(lost))
         return [*over, *gone]
 

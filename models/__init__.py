@@ -9,6 +9,7 @@ Everything that the rest of trunkline believes about a call is written here and 
 - `schema`, `migrations/`: the tables, and the views that Asterisk reads;
 - `ledger` and `sql/`: every write to an attempt or a call, each conditional on what it replaces;
 - `slots` and `lua/`: the right to have a call up, one script, all limits or none;
+- `points`: where a fault matters most; `repairs`: how often something had to be put right;
 - `settings`, `addresses`: the environment, read once; `roles`: who leads.
 
 Postgres is the ledger, Redis is a hint (invariant 1): whatever Redis forgets is rebuilt from the

@@ -139,6 +139,25 @@ nodes = Table(
     Column("marks_forgotten_to", _when),
 )
 
+node_health = Table(
+    "node_health",
+    metadata,
+    Column("node", Text, ForeignKey("nodes.name"), primary_key=True),
+    Column("failures", Integer, nullable=False),
+    Column("last_failure", Text),
+    Column("last_failure_at", _when),
+    Column("rests", Integer, nullable=False),
+    Column("rests_until", _when),
+)
+
+repairs = Table(
+    "repairs",
+    metadata,
+    Column("what", Text, primary_key=True),
+    Column("times", BigInteger, nullable=False),
+    Column("last_at", _when, nullable=False),
+)
+
 roles = Table(
     "roles",
     metadata,
@@ -200,6 +219,7 @@ calls = Table(
     Column("current_attempt_id", Uuid),
     Column("attempts", Integer, nullable=False),
     Column("not_placed", Integer, nullable=False),
+    Column("rescues", Integer, nullable=False),
     Column("created_at", _when, nullable=False),
     Column("updated_at", _when, nullable=False),
     Column("ended_at", _when),

@@ -24,6 +24,7 @@ from sqlalchemy import Connection
 from models import ledger
 from models.explanations import Ending, Verdict, explain
 from models.ledger import DueCall, Grant, HandOver
+from models.points import Point, reached
 from models.slots import LeaderSlots, Lease, Scope
 from scheduler.lines import Campaign, Gateway, Line, Lines
 from scheduler.phone_numbers import allowed
@@ -69,6 +70,7 @@ class Granter:
                 again = timedelta(0) if plan.refused else looked.ask_again_in  # the next due ones at once
                 return Round(attempt_ids=(), more_due=bool(due), ask_again_in=again)
             taken = self._slots.take(lines.scopes, [lease for lease, _ in planned])
+            reached(Point.LEADER_TOOK)
             grants = [grant for _, grant in planned if grant.id in taken.granted]
             if grants:
                 ledger.grant(connection, grants)
@@ -90,6 +92,7 @@ class Granter:
             plan = _Plan(lines, {}, self._new_id)
             planned = {before.id: found for before in waiting if (found := plan.add_next(before))}
             taken = self._slots.take(lines.scopes, [lease for lease, _ in planned.values()])
+            reached(Point.LEADER_HANDS_OVER)
             grants = {id: grant for id, (_, grant) in planned.items() if grant.id in taken.granted}
             if grants:
                 ledger.grant(connection, list(grants.values()))

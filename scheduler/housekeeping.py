@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 from models import ledger
 from models.explanations import Ending, Verdict, explain
 from models.outcome import Disposition
+from models.points import Point, reached
 from models.slots import LeaderSlots, held_keys, line_key, rate_key
 from models.statements import statement
 from models.statuses import Status
@@ -103,7 +104,9 @@ class Housekeeping:
         self._next_audit = now + _AUDIT_EVERY
         with self._connection.begin():
             self._connection.exec_driver_sql(statement("forget_old_cel"), {"keep": _KEEP_CEL, "most": _MOST_AT_ONCE})
-        mended = slots.audit(self.holders())
+        holders = self.holders()
+        reached(Point.LEADER_AUDITS)
+        mended = slots.audit(holders)
         if mended.put_back or mended.freed or mended.expired:
             logger.warning("slots_mended", put_back=mended.put_back, freed=mended.freed, expired=mended.expired)
 

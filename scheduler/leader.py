@@ -21,6 +21,7 @@ import redis
 import structlog
 from sqlalchemy.exc import DBAPIError
 
+from models.points import Point, reached
 from models.roles import SCHEDULER, Role, hold
 from models.settings import Settings
 from models.slots import Away, Bell, Forgot, LeaderSlots, Slots, Stale, connect
@@ -83,7 +84,9 @@ class _Term:
             while not stop.is_set():
                 try:
                     if not rebuilt:
-                        self._leader_slots.rebuild(self._house.holders(), self._house.suspect_rates())
+                        holders, suspect_rates = self._house.holders(), self._house.suspect_rates()
+                        reached(Point.LEADER_REBUILDS)
+                        self._leader_slots.rebuild(holders, suspect_rates)
                         rebuilt = True
                     self._round(stop)
                 except (Away, Forgot) as doubt:
@@ -107,6 +110,7 @@ class _Term:
         self._publish_quietly(done.attempt_ids)
         if self._house.is_due(now):
             freed, again = self._house.keep(now)
+            reached(Point.LEADER_KEPT_HOUSE)
             self._slots.free(freed)
             self._publish_quietly(again)
             if self._house.audit_is_due(now):
@@ -146,7 +150,9 @@ class _Term:
         """What cannot be published now stays queued in the ledger, and the sweep publishes it again."""
         if not attempt_ids:
             return
+        reached(Point.LEADER_GRANTED)
         try:
             self._publish(attempt_ids)
+            reached(Point.LEADER_PUBLISHED)
         except Exception as error:
             logger.warning("not_published", attempts=len(attempt_ids), error=f"{type(error).__name__}: {error}")

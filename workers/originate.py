@@ -25,6 +25,7 @@ from models.errors import Invalid
 from models.explanations import Ending, Verdict, explain
 from models.ledger import Claim
 from models.outcome import Disposition
+from models.points import Point, reached
 from models.settings import Settings
 from models.slots import Away, Slots, pace
 from models.statuses import Status
@@ -52,8 +53,11 @@ class Originator:
         What cannot be claimed and is still queued (its trunk is off, its campaign paused, its grant
         void) is given back at once.
         """
+        reached(Point.WORKER_TOOK)
         with self._engine.begin() as connection:
             claims = ledger.claim(connection, attempt_ids)
+            reached(Point.WORKER_CLAIMS)
+        reached(Point.WORKER_CLAIMED)
         claimed = {claim.id for claim in claims}
         unclaimed = [id for id in attempt_ids if id not in claimed]
         if unclaimed:
@@ -78,6 +82,7 @@ class Originator:
         if not orders:
             return 0
         results = self._pool.originate_many([(claim.node, order) for claim, order in orders])
+        reached(Point.WORKER_SENT)
         for (claim, _), result in zip(orders, results, strict=True):
             if isinstance(result, AmiError):
                 self._not_taken(claim, result)
@@ -169,6 +174,7 @@ class Originator:
                 disposition=disposition,
                 delay=delay,
             )
+        reached(Point.WORKER_GAVE_BACK)
         try:
             self._slots.free(withdrawn)
         except Away as error:
