@@ -6,10 +6,10 @@ ARGS ?=
 NAME ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint docs bench clean
+.PHONY: help setup demo test test-faults lint docs bench clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 setup: ## make .venv from the lock and fetch Asterisk (PYTHON=... picks the interpreter)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("trunkline needs Python 3.11 or newer; this is " + sys.version.split()[0] + ": make setup PYTHON=/path/to/python3")'
@@ -19,7 +19,10 @@ demo: setup ## dial a small campaign through a carrier of our own, on this machi
 	@$(BIN)/trunkline demo $(ARGS)
 
 test: setup lint ## lint, types and all tests (ARGS="-k word" picks some)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -m "not long" $(ARGS)
+
+test-faults: setup ## every fault, the long ones too (up to 45 minutes)
+	@$(BIN)/python -m pytest tests/faults $(ARGS)
 
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check .

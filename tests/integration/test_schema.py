@@ -304,6 +304,7 @@ def test_a_removed_upload_is_counted_out_again(rows: Rows) -> None:
 
 WRITTEN_BY_SERVICES = {
     "trunks", "trunk_gateways", "gateway_health", "gateway_probes", "phone_numbers", "agents", "agent_health", "nodes",
+    "node_health", "repairs",
     "roles", "campaigns", "rejected_rows", "calls", "attempts", "campaign_counts", "campaign_count_deltas",
 }  # fmt: skip
 ASTERISK_READS = (

@@ -1,0 +1,69 @@
+"""Runs one of our modules with its points watched: `python -m tests.faults.armed DIRECTORY MODULE WORDS...`.
+
+An order is a file in the directory, named like the point; it holds what to do there, and how many times the point is passed
+by before. Whoever carries it out renames it, so each order strikes once, in one process, however many threads it has.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from models.points import Point, watch
+
+_LOOK_EVERY = 0.002
+
+
+class Watcher:
+    """Carries out what is ordered for a point when the point is reached."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._lock = threading.Lock()
+        self._passed: dict[Point, int] = {}
+
+    def __call__(self, point: Point) -> None:
+        order = self._directory / point
+        if not order.exists():
+            return
+        with self._lock:
+            try:
+                wanted = json.loads(order.read_text())
+                self._passed[point] = self._passed.get(point, 0) + 1
+                if self._passed[point] <= wanted["after"]:
+                    return
+                self._passed[point] = 0
+                order.rename(struck(order))
+            except FileNotFoundError:
+                return  # taken back, or carried out by another process
+        match wanted["do"]:
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "freeze":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            case "hold":
+                while not gone_on(order).exists():
+                    time.sleep(_LOOK_EVERY)
+
+
+def struck(order: Path) -> Path:
+    """What an order becomes when it is carried out."""
+    return order.with_name(order.name + ".struck")
+
+
+def gone_on(order: Path) -> Path:
+    """Made by whoever lets a held process go on."""
+    return order.with_name(order.name + ".go")
+
+
+if __name__ == "__main__":
+    directory, module, *words = sys.argv[1:]
+    watch(Watcher(Path(directory)))
+    sys.argv = [module, *words]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)

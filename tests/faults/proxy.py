@@ -1,0 +1,175 @@
+"""A TCP proxy that can cut, stall, refuse and delay, between one of our processes and what it talks to.
+
+It runs on a loop in a thread of its own; its methods are for any thread and return when they are in force.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Literal
+
+from anyio.from_thread import BlockingPortal
+
+Direction = Literal["sent", "answered"]
+"""By our process, or to it."""
+
+_CHUNK, _CHUNKS = 1 << 16, 1000
+
+
+class Proxy:
+    """Forwards `127.0.0.1:port` to `target`. Made by `Proxy.open`, on a portal that outlives it."""
+
+    def __init__(self, portal: BlockingPortal, target: tuple[str, int]) -> None:
+        self._portal = portal
+        self._target = target
+        self._pairs: set[_Pair] = set()
+        self._server: asyncio.Server | None = None
+        self._passing = asyncio.Event()  # cleared: what is connected stays so, and nothing comes through
+        self._refusing = False
+        self._delay = 0.0
+        self._trap: tuple[bytes, Direction, threading.Event] | None = None
+        self.port = 0
+
+    @classmethod
+    def open(cls, portal: BlockingPortal, target: tuple[str, int]) -> Proxy:
+        async def make() -> Proxy:
+            proxy = cls(portal, target)
+            proxy._passing.set()
+            await proxy._listen()
+            return proxy
+
+        return portal.call(make)
+
+    def close(self) -> None:
+        self._portal.call(self._close)
+
+    def cut(self) -> None:
+        """Breaks every connection; new ones are taken."""
+        self._do(self._cut)
+
+    def refuse(self) -> None:
+        """Breaks every connection, and nobody listens any more."""
+        self._portal.call(self._refuse)
+
+    def stall(self) -> None:
+        """Half-open: connections stay, also new ones, and not one byte comes through in either direction."""
+        self._do(self._passing.clear)
+
+    def delay(self, seconds: float) -> None:
+        """From now on what comes back arrives so much later, in order."""
+        self._do(lambda: setattr(self, "_delay", seconds))
+
+    def restore(self) -> None:
+        """As it was; what was held comes through."""
+        self._portal.call(self._restore)
+
+    def cut_at(self, text: bytes, when: Direction = "sent") -> threading.Event:
+        """Cuts the connection that carries `text` next: right after that is forwarded if our process has `sent` it, so that
+        no answer comes; right before if it is an answer. The event is set then."""
+        struck = threading.Event()
+        self._do(lambda: setattr(self, "_trap", (text, when, struck)))
+        return struck
+
+    @property
+    def connections(self) -> int:
+        return len(self._pairs)
+
+    def _do(self, what: Callable[[], None]) -> None:
+        async def do() -> None:
+            what()
+
+        self._portal.call(do)
+
+    # on the loop
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _refuse(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        self._cut()
+
+    async def _restore(self) -> None:
+        self._delay, self._trap = 0.0, None
+        self._passing.set()
+        if self._server is None:
+            await self._listen()
+
+    async def _close(self) -> None:
+        self._passing.set()
+        await self._refuse()
+
+    def _cut(self) -> None:
+        for pair in list(self._pairs):
+            pair.cut()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        pair = _Pair(writer)
+        self._pairs.add(pair)
+        try:
+            await self._passing.wait()
+            far_reader, pair.far = await asyncio.open_connection(*self._target)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._pump(pair, reader, pair.far, "sent"))
+                group.create_task(self._pump(pair, far_reader, writer, "answered"))
+        except* (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            pair.cut()
+            self._pairs.discard(pair)
+
+    async def _pump(
+        self, pair: _Pair, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: Direction
+    ) -> None:
+        """Until either side ends; then so does the other."""
+        loop = asyncio.get_running_loop()
+        chunks: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_CHUNKS)
+
+        async def read() -> None:
+            while data := await reader.read(_CHUNK):
+                late = self._delay if direction == "answered" else 0.0
+                await chunks.put((loop.time() + late, data))
+            await chunks.put((0.0, b""))
+
+        reading = asyncio.create_task(read())
+        try:
+            while True:
+                due, data = await chunks.get()
+                if (wait := due - loop.time()) > 0:
+                    await asyncio.sleep(wait)
+                await self._passing.wait()
+                trap = self._trap
+                strikes = trap is not None and trap[1] == direction and trap[0] in data
+                if data and not (strikes and direction == "answered"):
+                    writer.write(data)
+                    await writer.drain()
+                if trap is not None and strikes:
+                    self._trap = None
+                    trap[2].set()
+                if strikes or not data:
+                    pair.cut()
+                    return
+        finally:
+            reading.cancel()
+
+
+class _Pair:
+    """Both ends of one connection."""
+
+    def __init__(self, near: asyncio.StreamWriter) -> None:
+        self._near = near
+        self.far: asyncio.StreamWriter | None = None
+
+    def cut(self) -> None:
+        """At once for our process; the far side gets what was sent to it before."""
+        with suppress(Exception):
+            self._near.transport.abort()
+        if self.far is not None:
+            with suppress(Exception):
+                self.far.close()

@@ -1,0 +1,304 @@
+"""The whole system with a proxy between every process of ours and everything it talks to, and its points armed.
+
+    worker-1 ──▶ proxy ──▶ postgres        each process has its own three, so that one alone can be cut off
+             ──▶ proxy ──▶ valkey
+             ──▶ proxy ──▶ asterisk (AMI)
+
+Each case makes a trunk and a campaign of its own, harms something while it runs, and lets `tests.faults.witness` judge.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+from uuid import UUID
+
+import uuid_utils.compat
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from deploy.carrier.people import area_codes, numbers
+from deploy.part import Part, stop
+from models.points import Point
+from models.settings import Settings
+from tests.faults.armed import gone_on, struck
+from tests.faults.proxy import Proxy
+from tests.integration.system import System, until
+
+ROOT = Path(__file__).parents[2]
+SERVICES = ("postgres", "redis", "ami")
+
+SOME = {"01": 20, "00": 30, "86": 15, "80": 10, "05": 5}
+"""People who are quickly done with, answered and not."""
+
+Do = Literal["kill", "freeze", "hold"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """A fault that waits at a point of a process."""
+
+    path: Path
+
+    def struck(self) -> bool:
+        return struck(self.path).exists()
+
+    def wait(self, within: float = 60.0) -> None:
+        until(self.struck, within=within, what=f"{self.path.name} is reached")
+
+    def go_on(self) -> None:
+        """Lets a process that is held at the point go on."""
+        gone_on(self.path).touch()
+
+    def take_back(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Campaign:
+    """One that a case runs, and what was promised for it."""
+
+    id: UUID
+    name: str
+    trunk_id: UUID
+    people: tuple[str, ...]
+    slots: int
+    calls_per_second: float
+
+
+class World(System):
+    """Use as a context manager. Parts that a case has killed are started again by `heal`."""
+
+    def __init__(self, home: Path, **settings: Any) -> None:
+        given = {"ring_timeout": 7, "longest_call_seconds": 60, "lost_call_hold_seconds": 5, **settings}
+        super().__init__(home, **given)
+        self._armoury = home / "armed"
+        self._names = count(1)
+        self._skip = 0
+        self.proxies: dict[tuple[str, str], Proxy] = {}
+        self.extra: list[str] = []
+        self._plain: dict[str, Part] = {}  # as `trunkline up` runs them
+
+    def __enter__(self) -> World:
+        self._portal_context = start_blocking_portal()
+        self._portal: BlockingPortal = self._portal_context.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for proxy in self.proxies.values():
+            proxy.restore()
+        super().__exit__()
+        for proxy in self.proxies.values():
+            proxy.close()
+        self._portal_context.__exit__(None, None, None)
+
+    # --- processes
+
+    def start(self, name: str) -> None:
+        if name == "flower":
+            return
+        if name.startswith(("scheduler", "listener", "worker")) and (name, "redis") not in self.proxies:
+            self._plain[name] = self.parts[name]
+            self.parts[name] = self._beset(self.parts[name])
+        super().start(name)
+
+    def add(self, like: str) -> str:
+        """Starts one more process of the kind; returns its name. `heal` ends it."""
+        name = next(f"{like}-{number}" for number in count(2) if f"{like}-{number}" not in self.parts)
+        plain = self._plain[like]
+        argv = [word.replace("worker1@", f"{name}@") for word in plain.argv]
+        self.parts[name] = replace(plain, name=name, argv=argv, log=plain.log.with_name(f"{name}.log"))
+        self.start(name)
+        self.extra.append(name)
+        return name
+
+    def _beset(self, part: Part) -> Part:
+        """With its own proxies, and its points watched."""
+        orders = self._armoury / part.name
+        orders.mkdir(parents=True, exist_ok=True)
+        python, _, *words = part.argv  # python -m MODULE ...
+        words = [python, "-m", "tests.faults.armed", str(orders), *words]
+        return replace(part, argv=words, env={**part.env, "PYTHONPATH": str(ROOT), **self._addresses(part.name)})
+
+    def _addresses(self, name: str) -> Mapping[str, str]:
+        behind = Settings(home=self.stack.home)
+        assert behind.database_url is not None
+        assert behind.redis_url is not None
+
+        def proxied(service: str, url: str) -> str:
+            parts = urlsplit(url)
+            target = (parts.hostname or "127.0.0.1", parts.port or 0)
+            proxy = self.proxies[name, service] = Proxy.open(self._portal, target)
+            login, _, _ = parts.netloc.rpartition("@")
+            return urlunsplit(parts._replace(netloc=f"{login}@127.0.0.1:{proxy.port}"))
+
+        (node,) = behind.nodes
+        ami = self.proxies[name, "ami"] = Proxy.open(self._portal, (node.host, node.port))
+        return {
+            "TRUNKLINE_DATABASE_URL": proxied("postgres", behind.database_url.get_secret_value()),
+            "TRUNKLINE_REDIS_URL": proxied("redis", behind.redis_url.get_secret_value()),
+            "TRUNKLINE_ASTERISK_NODES": str(replace(node, port=ami.port)),
+        }
+
+    def terminate(self, name: str) -> None:
+        """SIGTERM, as a service manager sends it; returns when it has ended."""
+        self.processes[name].send_signal(signal.SIGTERM)
+        self.processes[name].wait(60)
+
+    def proxy(self, name: str, service: str) -> Proxy:
+        return self.proxies[name, service]
+
+    def proxies_to(self, service: str) -> list[Proxy]:
+        """Of every process: the service is away for all of us."""
+        return [proxy for (_, to), proxy in self.proxies.items() if to == service]
+
+    # --- faults at points
+
+    def order(self, name: str, point: Point, do: Do, *, after: int = 0) -> Order:
+        """The process does that to itself when it has passed the point `after` times and reaches it again."""
+        path = self._armoury / name / point
+        struck(path).unlink(missing_ok=True)
+        gone_on(path).unlink(missing_ok=True)
+        draft = path.with_suffix(".draft")
+        draft.write_text(json.dumps({"do": do, "after": after}))
+        draft.rename(path)
+        return Order(path=path)
+
+    def heal(self) -> None:
+        """Everything up, whole and connected again, no order left, nothing of an earlier case running."""
+        for path in self._armoury.glob("*/*"):
+            if path.suffix == ".go":
+                continue
+            path.unlink(missing_ok=True)
+            gone_on(path.with_name(path.name.removesuffix(".struck"))).touch()
+        for proxy in self.proxies.values():
+            proxy.restore()
+        for name in list(self.processes):
+            self.thaw(name)
+        for name in self.extra:
+            self.stop(name)
+            del self.processes[name], self.parts[name]
+            for service in SERVICES:
+                self.proxies.pop((name, service)).close()
+        self.extra.clear()
+        for name, process in list(self.processes.items()):
+            if process.poll() is not None:
+                self.start(name)
+        until(
+            lambda: self.value("SELECT count(*) FROM nodes WHERE heard_at > now() - interval '4 s'"),
+            within=60,
+            what="a node is heard",
+        )
+        for path in self._armoury.glob("*/*.go"):
+            path.unlink()
+
+    def stop(self, name: str) -> None:
+        self.thaw(name)
+        stop(self.parts[name], self.processes[name])
+
+    # --- load
+
+    def campaign_of(
+        self,
+        people: Mapping[str, int] = SOME,
+        *,
+        slots: int = 12,
+        calls_per_second: float = 30,
+        agent: str = "playback://hello-world",
+        start: bool = True,
+    ) -> Campaign:
+        """A trunk, a number, an agent and so many people; it runs when this returns."""
+        name = f"case-{next(self._names)}"
+        most = max(people.values())
+        if self._skip + most > len(area_codes()):
+            self._skip = 0
+        to = numbers(people, skip=self._skip)
+        self._skip += most
+        from_number = self.add_trunk(name, slots=slots, calls_per_second=calls_per_second, userpass=False)
+        campaign_id, agent_id = uuid_utils.compat.uuid7(), self.add_agent(name, agent)
+        with self.engine.begin() as connection:
+            connection.exec_driver_sql(
+                "INSERT INTO campaigns (id, name, agent_id, from_numbers, status, rows, accepted, started_at)"
+                " VALUES (%(id)s, %(name)s, %(agent)s, %(numbers)s, %(status)s, %(rows)s, %(rows)s, now())",
+                {
+                    "id": campaign_id,
+                    "name": name,
+                    "agent": agent_id,
+                    "numbers": [from_number],
+                    "status": "running" if start else "ready",
+                    "rows": len(to),
+                },
+            )
+            connection.exec_driver_sql(
+                "INSERT INTO calls (id, campaign_id, agent_id, phone_number)"
+                " SELECT id, %(campaign)s, %(agent)s, number FROM unnest(%(ids)s::uuid[], %(to)s::text[]) AS w (id, number)",
+                {"campaign": campaign_id, "agent": agent_id, "ids": [uuid_utils.compat.uuid7() for _ in to], "to": to},
+            )
+        self.slots.wake()
+        return Campaign(
+            id=campaign_id,
+            name=name,
+            trunk_id=self.value("SELECT id FROM trunks WHERE name = %(n)s", n=name),
+            people=tuple(to),
+            slots=slots,
+            calls_per_second=calls_per_second,
+        )
+
+    def over(self, campaign: Campaign) -> int:
+        """How many of its calls are final."""
+        row = self.campaign(campaign.name)
+        return int(row["total"] - sum(row[s] for s in ("scheduled", "queued", "initiated", "ringing", "in_progress")))
+
+    def wait_under_way(self, campaign: Campaign, *, over: int = 5) -> None:
+        """Returns when some of its calls are over and most are still to come."""
+        until(lambda: self.over(campaign) >= over, within=60, what=f"{over} calls are over")
+
+    def frozen_backends(self, application: str) -> _Frozen:
+        """Postgres's own processes that serve connections of this name; with it they are frozen."""
+        return _Frozen(self, application)
+
+
+class _Frozen:
+    """Postgres backends that do not answer, for the length of a `with` block."""
+
+    def __init__(self, world: World, application: str) -> None:
+        self._world, self._application = world, application
+
+    def __enter__(self) -> None:
+        rows = self._world.rows(
+            "SELECT pid FROM pg_stat_activity WHERE application_name LIKE %(a)s OR usename LIKE %(a)s",
+            a=self._application,
+        )
+        self._pids = [int(row.pid) for row in rows]
+        assert self._pids, f"nobody is called {self._application}"
+        _signal(self._pids, signal.SIGSTOP)
+
+    def __exit__(self, *_: object) -> None:
+        _signal(self._pids, signal.SIGCONT)
+
+
+def _signal(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+@contextmanager
+def in_background(work: Callable[[], object]) -> Iterator[threading.Thread]:
+    """Runs `work` in a thread until the block ends, and then waits for it."""
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        thread.join(120)
+        assert not thread.is_alive()
