@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from datetime import timedelta
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -65,11 +66,20 @@ def database_url(settings: Settings) -> str:
     return settings.database_url.get_secret_value()
 
 
-def open_engine(settings: Settings, application: str, *, pool_size: int = 5) -> Engine:
-    """A pool of checked connections that act as the services' role."""
+def open_engine(
+    settings: Settings, application: str, *, pool_size: int = 5, frozen_after: timedelta | None = None
+) -> Engine:
+    """A pool of checked connections that act as the services' role.
+
+    A transaction in which nothing happens for `frozen_after` is ended by Postgres: whoever freezes in it must not keep
+    its locks.
+    """
+    arguments = connect_arguments(application)
+    if frozen_after:
+        arguments["options"] += f" -c idle_in_transaction_session_timeout={frozen_after // timedelta(milliseconds=1)}"
     return create_engine(
         sqlalchemy_url(database_url(settings)),
-        connect_args=connect_arguments(application),
+        connect_args=arguments,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=10,

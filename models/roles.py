@@ -50,6 +50,7 @@ def hold(settings: Settings, name: str, stop: threading.Event) -> Iterator[Role 
     arguments = connect_arguments(name, statement_timeout_ms=5000)
     arguments["options"] += (
         f" -c idle_session_timeout={LOST_AFTER_MS} -c idle_in_transaction_session_timeout={LOST_AFTER_MS}"
+        f" -c tcp_user_timeout={LOST_AFTER_MS}"  # a session that is sending to a frozen holder is not idle
     )
     engine = create_engine(
         sqlalchemy_url(database_url(settings)), poolclass=NullPool, connect_args=arguments, hide_parameters=True

@@ -39,6 +39,7 @@ IN_HAND = 5.0  # seconds that claims get to show a channel
 _SECOND_LOOK_AFTER = timedelta(seconds=2)
 _ASK_EVERY = 0.05
 _ENDS_WITHIN = 10.0
+_FROZEN_AFTER = timedelta(seconds=3)  # a command that is halted on its terminal holds up no claim for longer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ class _Operator:
     @contextmanager
     def of(cls, settings: Settings) -> Iterator[_Operator]:
         slots = Slots(open_redis(settings))
-        engine = open_engine(settings, "trunkline-operator", pool_size=2)
+        engine = open_engine(settings, "trunkline-operator", pool_size=2, frozen_after=_FROZEN_AFTER)
         try:
             with readable_errors(), AmiPool(settings.nodes) as pool:
                 yield cls(engine=engine, pool=pool, slots=slots)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from datetime import timedelta
 from functools import cache
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from models.slots import Slots, connect
 from workers.originate import Originator
 
 ORIGINATE = "originate"
+_FROZEN_AFTER = timedelta(seconds=3)  # in a claim: less than what a pause waits, and the leader, for its locks
 
 
 _making = threading.Lock()
@@ -27,7 +29,7 @@ def _make_originator() -> Originator:
     url = settings.redis_url.get_secret_value() if settings.redis_url else ""
     return Originator(
         settings,
-        open_engine(settings, "trunkline-worker", pool_size=settings.worker_threads),
+        open_engine(settings, "trunkline-worker", pool_size=settings.worker_threads, frozen_after=_FROZEN_AFTER),
         AmiPool(settings.nodes),
         Slots(connect(url)),
     )

@@ -393,7 +393,12 @@ def test_a_lower_epoch_is_refused_everywhere_once_a_newer_leader_has_rebuilt(wor
         world.leader.rebuild([(uuid4(), HELD)], [])
     assert world.members(trunk(1)) == set()
     assert world.redis.get(EPOCH) == "2"
-    assert len(take(newer, 1, trunk(1)).granted) == 1
+    (held,) = take(newer, 1, trunk(1)).granted
+    with pytest.raises(Stale):
+        world.leader.free([held])
+    assert world.members(trunk(1)) == {held}
+    newer.free([held])
+    assert world.members(trunk(1)) == set()
     newer.close()
 
 
@@ -405,6 +410,8 @@ def test_a_flushed_redis_is_forgotten_and_refuses_everybody_until_it_is_rebuilt(
     assert world.slots.turns([(TRUNK, 1000)]) == [None]
     world.redis.flushall()
     for _ in range(2):
+        with pytest.raises(Forgot):
+            world.leader.free([held])
         with pytest.raises(Forgot):
             take(world.leader, 1, *ALL)
     assert world.redis.dbsize() == 0
