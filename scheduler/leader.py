@@ -75,9 +75,7 @@ class _Term:
         self._house = Housekeeping(role.connection)
         self._lines: Lines | None = None
         self._lines_at = 0.0
-        self._led_at = (
-            time.monotonic()
-        )  # when Postgres last had to do with us; it holds the role for so long after that
+        self._led_at = time.monotonic()  # Postgres heard of us after this, and keeps the role for us for 6 s from then
 
     def serve(self, stop: threading.Event) -> None:
         try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Literal
 
@@ -30,6 +30,7 @@ class Proxy:
         self._passing = asyncio.Event()  # cleared: what is connected stays so, and nothing comes through
         self._refusing = False
         self._delay = 0.0
+        self._overheard: dict[Direction, list[bytes]] = {}
         self._trap: tuple[bytes, Direction, threading.Event] | None = None
         self.port = 0
 
@@ -73,6 +74,12 @@ class Proxy:
         self._do(lambda: setattr(self, "_trap", (text, when, struck)))
         return struck
 
+    def overhear(self) -> Mapping[Direction, list[bytes]]:
+        """What comes through from now on; it grows until `restore`."""
+        heard: dict[Direction, list[bytes]] = {"sent": [], "answered": []}
+        self._do(lambda: setattr(self, "_overheard", heard))
+        return heard
+
     @property
     def connections(self) -> int:
         return len(self._pairs)
@@ -96,7 +103,7 @@ class Proxy:
         self._cut()
 
     async def _restore(self) -> None:
-        self._delay, self._trap = 0.0, None
+        self._delay, self._trap, self._overheard = 0.0, None, {}
         self._passing.set()
         if self._server is None:
             await self._listen()
@@ -148,6 +155,8 @@ class Proxy:
                 strikes = trap is not None and trap[1] == direction and trap[0] in data
                 if data and not (strikes and direction == "answered"):
                     writer.write(data)
+                    if self._overheard:
+                        self._overheard[direction].append(data)
                     await writer.drain()
                 if trap is not None and strikes:
                     self._trap = None
