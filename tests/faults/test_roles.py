@@ -44,10 +44,16 @@ class Reign:
 
 
 def reign(world: World, role: str) -> Reign:
-    (row,) = world.rows("SELECT epoch, holder, since FROM roles WHERE name = %(name)s", name=role)
-    pid = int(row.holder.rpartition(":")[2])
-    (name,) = [name for name, process in world.processes.items() if process.pid == pid] or ["nobody who lives"]
-    return Reign(epoch=row.epoch, of=name, since=row.since)
+    """Waits for somebody who lives to hold it."""
+
+    def of_one_who_lives() -> Reign | None:
+        for row in world.rows("SELECT epoch, holder, since FROM roles WHERE name = %(name)s", name=role):
+            for name, process in world.processes.items():
+                if row.holder.endswith(f":{process.pid}") and process.poll() is None:
+                    return Reign(epoch=row.epoch, of=name, since=row.since)
+        return None
+
+    return until(of_one_who_lives, what=f"somebody holds {role}")  # type: ignore[return-value]
 
 
 def now(world: World) -> datetime:
@@ -68,7 +74,11 @@ def strike(world: World, name: str, point: Point, do: Do) -> Order:
 
 def successor(world: World, role: str, before: Reign, struck_at: datetime) -> Reign:
     """Waits for the next holder of the role: it has it in time, and calls go out under it."""
-    until(lambda: reign(world, role).epoch > before.epoch, within=20, what=f"{role} passes on")
+    until(
+        lambda: world.value("SELECT epoch FROM roles WHERE name = %(role)s", role=role) > before.epoch,
+        within=20,
+        what=f"{role} passes on",
+    )
     after = reign(world, role)
     assert (after.since - struck_at).total_seconds() < TAKES_OVER_WITHIN
     return after
@@ -87,10 +97,11 @@ def calls_go_on(world: World, campaign: Campaign, since: datetime) -> None:
 
 
 def stands_by(world: World, role: str, since: datetime) -> None:
-    """Returns when somebody has begun to wait for the role after that."""
+    """Returns when somebody who has connected after that has asked for the role."""
     until(
         lambda: world.value(
-            "SELECT count(*) FROM pg_stat_activity WHERE application_name = %(role)s AND backend_start > %(since)s",
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE application_name = %(role)s AND backend_start > %(since)s AND query = 'COMMIT'",
             role=role,
             since=since,
         ),
