@@ -15,6 +15,7 @@ from models.slots import Slots, connect
 from workers.originate import Originator
 
 ORIGINATE = "originate"
+_STATEMENT_TIMEOUT_MS = 10_000  # a thread that waits for the ledger takes no other task
 
 
 _making = threading.Lock()
@@ -27,7 +28,9 @@ def _make_originator() -> Originator:
     url = settings.redis_url.get_secret_value() if settings.redis_url else ""
     return Originator(
         settings,
-        open_engine(settings, "trunkline-worker", pool_size=settings.worker_threads),
+        open_engine(
+            settings, "trunkline-worker", pool_size=settings.worker_threads, statement_timeout_ms=_STATEMENT_TIMEOUT_MS
+        ),
         AmiPool(settings.nodes),
         Slots(connect(url)),
     )

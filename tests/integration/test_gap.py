@@ -13,6 +13,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
+from asterisk import ears
 from asterisk import listener as listening
 from asterisk.connection import AmiMessage, MaybeSent
 from asterisk.link import Down, Up
@@ -45,7 +46,7 @@ class ScriptedLink:
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        self.inbox.put(Down("stopped"))
 
     def take(self, *, at_most: int, wait: timedelta) -> list[AmiMessage | Up | Down]:
         try:
@@ -94,7 +95,7 @@ def cel(database: Database) -> Iterator[Any]:
 @pytest.fixture
 def link(monkeypatch: pytest.MonkeyPatch) -> ScriptedLink:
     link = ScriptedLink()
-    monkeypatch.setattr(listening, "Link", lambda node: link)
+    monkeypatch.setattr(ears, "Link", lambda node: link)
     monkeypatch.setattr(listening, "_LOOK_EVERY", 0.05)
     return link
 
@@ -187,7 +188,7 @@ class Look:
             "n1",
             self._connection,
             self.link,  # type: ignore[arg-type]
-            lambda: self.clock,
+            now=lambda: self.clock,
         )
         return self
 
