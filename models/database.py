@@ -83,7 +83,7 @@ class _Connection(psycopg.Connection[Any]):
         try:
             return super().wait(gen, interval, self.longest_wait if timeout is None else timeout)
         except psycopg.OperationalError as error:
-            if timeout is not None or self.pgconn.transaction_status is not TransactionStatus.ACTIVE:
+            if timeout is not None or self.pgconn.transaction_status != TransactionStatus.ACTIVE:
                 raise  # Postgres has answered
             self.pgconn.finish()
             raise psycopg.OperationalError(f"no answer within {self.longest_wait:g} s") from error

@@ -266,6 +266,31 @@ class World(System):
         """Postgres's own processes that serve connections of this name; with it they are frozen."""
         return _Frozen(self, application)
 
+    # --- Postgres
+
+    def crash_postgres(self) -> None:
+        """As if its machine had lost its power: all its processes at once, nothing in order."""
+        pids = self._postgres_processes()
+        self.kill("postgres")
+        _signal(pids, signal.SIGKILL)
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), what="every process of it is gone")
+
+    @contextmanager
+    def frozen_postgres(self) -> Iterator[None]:
+        """The whole of it; its kernel goes on saying that it got everything."""
+        pids = self._postgres_processes()
+        _signal(pids, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            _signal(pids, signal.SIGCONT)
+
+    def _postgres_processes(self) -> list[int]:
+        """The first of them, then its children: each has a session of its own, and no signal to the group reaches them."""
+        first = self.processes["postgres"].pid
+        children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+        return [first, *map(int, children)]
+
 
 class _Frozen:
     """Postgres backends that do not answer, for the length of a `with` block."""
