@@ -149,7 +149,12 @@ def readable_errors() -> Iterator[None]:
 
 
 def reason(error: BaseException | None) -> str:
-    """What Postgres or libpq says, as one line; without libpq's question, which comes after the cause."""
+    """What Postgres or libpq says, as one line; without libpq's question, which comes after the cause.
+
+    Of an error of the server its message alone: details quote rows.
+    """
+    if isinstance(error, psycopg.Error) and error.diag.message_primary:
+        return error.diag.message_primary
     lines = [line.strip() for line in str(error).splitlines()]
     said = " ".join(line for line in lines if line and not line.startswith("Is the server running"))
     return said or type(error).__name__

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -274,6 +275,16 @@ class World(System):
         self.kill("postgres")
         _signal(pids, signal.SIGKILL)
         until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), what="every process of it is gone")
+
+    @contextmanager
+    def without_postgres(self) -> Iterator[None]:
+        """It is stopped, or dead already, and started again at the end; meanwhile nobody else gets its port."""
+        stop(self.parts["postgres"], self.processes["postgres"])
+        with socket.socket() as place:
+            place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            place.bind(("127.0.0.1", urlsplit(self.stack.runtime["database_owner_url"]).port or 0))
+            yield
+        self.start("postgres")
 
     @contextmanager
     def frozen_postgres(self) -> Iterator[None]:
