@@ -6,9 +6,6 @@
 
 While Postgres is away nobody reads here, and events wait in the link's bounded queue. When that overflows the link is
 ended: a gap like any other, and what was heard before it is kept.
-
-A refusal (`NOT_PLACED`) shows that no channel was made only to who would have heard of that channel: in a stream that is
-whole since before the claim. Wherever it is not, the refusal is forgotten here, and its attempt is looked up instead.
 """
 
 from __future__ import annotations
@@ -20,7 +17,7 @@ from asterisk.connection import AmiMessage
 from asterisk.events import Interpreter
 from asterisk.link import Down, Link, Up
 from models.settings import Node
-from models.sightings import Sight, Sighting
+from models.sightings import Sighting
 
 _BATCH = 500
 
@@ -60,10 +57,9 @@ class Ears:
                     self.why_down = reason
                 case AmiMessage():
                     sighting = self._interpreter.read(item)
-                    if sighting and (self.whole_since or sighting.sight is not Sight.NOT_PLACED):
+                    if sighting:
                         self.unwritten.append(sighting)
         return len(heard) == _BATCH
 
     def _begin_anew(self, *, is_up: bool) -> None:
         self.is_up, self.whole_since, self._interpreter = is_up, None, Interpreter()
-        self.unwritten = [sighting for sighting in self.unwritten if sighting.sight is not Sight.NOT_PLACED]

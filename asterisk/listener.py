@@ -237,7 +237,10 @@ class Listener:
         return [s for s in written_down(connection, older) if s.sight is not Sight.ENDED] if older else []
 
     def _trusted(self, connection: Connection, seen: Sequence[Sighting]) -> list[Sighting]:
-        """Without the refusals of attempts claimed before everything was heard: those are looked up instead."""
+        """Without the refusals of attempts claimed before everything was heard: those are looked up instead.
+
+        A stream is whole since it was told so: what was heard before that is of attempts claimed before that.
+        """
         refused = [s.attempt_id for s in seen if s.sight is Sight.NOT_PLACED]
         if not refused:
             return list(seen)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
@@ -244,22 +244,17 @@ def test_a_gap_while_the_database_was_away_is_a_gap(
 
 @pytest.mark.usefixtures("listens")
 def test_what_was_heard_is_handed_in_where_another_one_listens_by_now(
-    rows: Rows, link: ScriptedLink, database: Database
+    rows: Rows, link: ScriptedLink, database: Database, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(listening, "_HOLD_AGAIN_AFTER", 2.0)
     attempt = claimed(rows, Sight.RINGING)
     link.live[attempt] = "Ringing"
     link.inbox.put(Up())
     until(lambda: is_heard(rows))
-    with ExitStack() as other:
-        with rows.engine.begin() as connection:  # it can write nothing, and loses its role
-            connection.exec_driver_sql("LOCK TABLE nodes IN EXCLUSIVE MODE")
-            connection.exec_driver_sql(
-                "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
-                " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-            )
-            role = other.enter_context(hold(database.settings, listener_of("n1"), threading.Event()))
-            assert role is not None
-            link.inbox.put(hangup(attempt, 17))
+    with database_away(database, postgres):
+        link.inbox.put(hangup(attempt, 17))
+    with hold(database.settings, listener_of("n1"), threading.Event()) as role:
+        assert role is not None
         until(lambda: rows.attempt(attempt).ended_at, what="it is written by who has no role")
         assert rows.attempt(attempt).status == "busy"
         until(lambda: link.closed == 1, what="it hears no more")
@@ -275,10 +270,10 @@ def test_a_deadlock_costs_a_look_and_not_the_role(
     link.live[attempt] = "Up"
     deadlocks = iter([DeadlockDetected("deadlock detected")] * 2)
 
-    def find(*_: object) -> Any:
+    def find(reconciler: Reconciler, ids: Sequence[UUID]) -> Any:
         for deadlock in deadlocks:
             raise OperationalError("SELECT", {}, deadlock)
-        return looked(*_)
+        return looked(reconciler, ids)
 
     looked = Reconciler._find
     monkeypatch.setattr(Reconciler, "_find", find)
