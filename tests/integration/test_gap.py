@@ -27,7 +27,7 @@ from deploy.embedded.valkey import Valkey
 from models.database import open_engine
 from models.roles import hold, listener_of
 from models.settings import Login, Node
-from models.sightings import Sight
+from models.sightings import Sight, Sighting
 from models.slots import Slots, connect
 from tests.integration.conftest import Database, PostgresServer
 from tests.integration.ledger_rows import Rows, ended, saw
@@ -293,6 +293,7 @@ class Look:
     link: ScriptedLink
     database: Database
     clock: float = 0.0
+    heard: list[Sighting] = field(default_factory=list)  #: and not written when a look begins
 
     def __enter__(self) -> Self:
         self._connection = self.rows.engine.connect()
@@ -301,6 +302,7 @@ class Look:
             "n1",
             self._connection,
             self.link,  # type: ignore[arg-type]
+            lambda: self.rows.record(*self.heard) and None,
             now=lambda: self.clock,
         )
         return self
@@ -333,6 +335,15 @@ def test_what_ended_in_the_gap_while_it_was_in_hand_is_looked_up_a_moment_later(
     other = claimed(rows, Sight.RINGING, ago=OLD)
     assert look.reconciler.overdue() == []
     assert rows.attempt(other).status == "ringing", "only what is overdue from then on"
+
+
+def test_a_channel_that_ended_while_it_was_looked_for_has_ended_as_was_heard(rows: Rows, look: Look) -> None:
+    """Its Hangup waits behind our question, and nobody has written it down for us."""
+    attempt = claimed(rows, Sight.RINGING, ago=OLD)
+    look.heard.append(ended(attempt, 17))
+    assert look.after_gap() == []
+    assert rows.attempt(attempt).status == "busy"
+    assert all("unknown" not in move for move in rows.moves(attempt))
 
 
 def test_a_live_channel_carries_on(rows: Rows, look: Look) -> None:
