@@ -16,13 +16,13 @@ import os
 import socket
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, NullPool, create_engine
+from sqlalchemy import Connection, NullPool
 
-from models.database import connect_arguments, database_url, sqlalchemy_url
+from models.database import database_url, make_engine
 from models.settings import Settings
 
 SCHEDULER, PROBER = "trunkline-scheduler", "trunkline-prober"
@@ -41,23 +41,33 @@ class Role:
 
 
 @contextmanager
-def hold(settings: Settings, name: str, stop: threading.Event) -> Iterator[Role | None]:
+def hold(
+    settings: Settings,
+    name: str,
+    stop: threading.Event,
+    *,
+    while_waiting: Callable[[Connection], None] = lambda connection: None,
+) -> Iterator[Role | None]:
     """Waits for the role and yields it; None if `stop` was set first.
+
+    `while_waiting` is called whenever somebody else was found to hold it, and may write what needs no role.
 
     Raises SQLAlchemy's DBAPIError, here or from the connection, when Postgres does not answer or the
     role was lost: let go of everything and hold again.
     """
-    arguments = connect_arguments(name, statement_timeout_ms=5000)
-    arguments["options"] += (
-        f" -c idle_session_timeout={LOST_AFTER_MS} -c idle_in_transaction_session_timeout={LOST_AFTER_MS}"
-        f" -c tcp_user_timeout={LOST_AFTER_MS}"  # a session that is sending to a frozen holder is not idle
-    )
-    engine = create_engine(
-        sqlalchemy_url(database_url(settings)), poolclass=NullPool, connect_args=arguments, hide_parameters=True
+    # a session that is sending to a frozen holder is not idle: TCP has to give it up
+    bounds = ("idle_session_timeout", "idle_in_transaction_session_timeout", "tcp_user_timeout")
+    engine = make_engine(
+        database_url(settings),
+        name,
+        statement_timeout_ms=5000,
+        options="".join(f" -c {bound}={LOST_AFTER_MS}" for bound in bounds),
+        poolclass=NullPool,
     )
     try:
         with engine.connect() as connection:
             while not _try_lock(connection, name):
+                while_waiting(connection)
                 if stop.wait(_TRY_EVERY_SECONDS):
                     yield None
                     return

@@ -17,6 +17,7 @@ from workers.originate import Originator
 
 ORIGINATE = "originate"
 _FROZEN_AFTER = timedelta(seconds=3)  # in a claim: less than what a pause waits, and the leader, for its locks
+_STATEMENT_TIMEOUT_MS = 10_000  # a thread that waits for the ledger takes no other task
 
 
 _making = threading.Lock()
@@ -29,7 +30,13 @@ def _make_originator() -> Originator:
     url = settings.redis_url.get_secret_value() if settings.redis_url else ""
     return Originator(
         settings,
-        open_engine(settings, "trunkline-worker", pool_size=settings.worker_threads, frozen_after=_FROZEN_AFTER),
+        open_engine(
+            settings,
+            "trunkline-worker",
+            pool_size=settings.worker_threads,
+            statement_timeout_ms=_STATEMENT_TIMEOUT_MS,
+            frozen_after=_FROZEN_AFTER,
+        ),
         AmiPool(settings.nodes),
         Slots(connect(url)),
     )

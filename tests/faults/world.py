@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -267,6 +268,41 @@ class World(System):
     def frozen_backends(self, application: str) -> _Frozen:
         """Postgres's own processes that serve connections of this name; with it they are frozen."""
         return _Frozen(self, application)
+
+    # --- Postgres
+
+    def crash_postgres(self) -> None:
+        """As if its machine had lost its power: all its processes at once, nothing in order."""
+        pids = self._postgres_processes()
+        self.kill("postgres")
+        _signal(pids, signal.SIGKILL)
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), what="every process of it is gone")
+
+    @contextmanager
+    def without_postgres(self) -> Iterator[None]:
+        """It is stopped, or dead already, and started again at the end; meanwhile nobody else gets its port."""
+        stop(self.parts["postgres"], self.processes["postgres"])
+        with socket.socket() as place:
+            place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            place.bind(("127.0.0.1", urlsplit(self.stack.runtime["database_owner_url"]).port or 0))
+            yield
+        self.start("postgres")
+
+    @contextmanager
+    def frozen_postgres(self) -> Iterator[None]:
+        """The whole of it; its kernel goes on saying that it got everything."""
+        pids = self._postgres_processes()
+        _signal(pids, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            _signal(pids, signal.SIGCONT)
+
+    def _postgres_processes(self) -> list[int]:
+        """The first of them, then its children: each has a session of its own, and no signal to the group reaches them."""
+        first = self.processes["postgres"].pid
+        children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+        return [first, *map(int, children)]
 
 
 class _Frozen:
