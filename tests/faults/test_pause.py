@@ -27,6 +27,13 @@ RACE = {
 }
 
 
+CASES = list(product(RACE, ["pause", "stop"], ["while it works", "when it has returned"]))
+TELLING = [
+    (Point.WORKER_CLAIMED, "pause", "while it works"),
+    (Point.LEADER_GRANTED, "stop", "when it has returned"),
+]
+
+
 class Command:
     """`pause` or `stop`, as the command line calls it, in the background; notes when it has returned."""
 
@@ -81,14 +88,7 @@ def goes_on_or_is_over(world: World, campaign: Campaign, command: str) -> None:
 
 @pytest.mark.parametrize(
     ("point", "command", "let_go"),
-    [
-        (Point.WORKER_CLAIMED, "pause", "while it works"),
-        (Point.LEADER_GRANTED, "stop", "when it has returned"),
-        *(
-            pytest.param(point, command, let_go, marks=pytest.mark.long)
-            for point, command, let_go in product(RACE, ["pause", "stop"], ["while it works", "when it has returned"])
-        ),
-    ],
+    [pytest.param(*case, marks=() if case in TELLING else pytest.mark.long) for case in CASES],
 )
 def test_no_invite_leaves_after_the_command_has_returned(world: World, point: Point, command: str, let_go: str) -> None:
     campaign = world.campaign_of({"01": 20, "00": 20, "86": 10})
