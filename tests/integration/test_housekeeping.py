@@ -119,8 +119,10 @@ def test_asterisks_old_rows_are_forgotten_in_steps(database: Database, rows: Row
         slots = LeaderSlots(valkey.url, role.epoch)
         house = Housekeeping(role.connection)
         slots.rebuild(house.holders(), [])
-        house.audit(slots, time.monotonic())
+        client = connect(valkey.url)
+        house.audit(slots, Slots(client), time.monotonic())
         slots.close()
+        client.close()
     with psycopg.connect(database.owner_url) as owner:
         assert owner.execute("SELECT count(*) FROM cel").fetchone() == (1,)
 
