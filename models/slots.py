@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -233,8 +233,15 @@ class Slots:
 
     def wake(self) -> None:
         """Tells the leader that there is something to do. Best effort: it looks by itself every second."""
-        with suppress(redis.RedisError):
+        with suppress(Away):
+            self.ring()
+
+    def ring(self) -> None:
+        """The same for whoever wants to know whether it could. Raises `Away`."""
+        try:
             self._redis.publish(WAKE, "work")
+        except redis.RedisError as error:
+            raise Away(f"Redis: {error}") from error
 
     def token_in(self, kind: str, id: object) -> timedelta:
         """Until the scope's calls a second allow the next call; for people, not for decisions. Raises `Away`."""
@@ -273,18 +280,24 @@ class Freer:
         for id in list(self._kept)[:-_MOST_KEPT]:
             del self._kept[id]
         if self._kept and time.monotonic() >= self._not_before:
-            try:
+            with self._leaving_alone():
                 for length in set(self._kept.values()):
                     self._slots.free([id for id, lingers in self._kept.items() if lingers == length], linger=length)
-            except Away:
-                self._not_before = time.monotonic() + _TRY_AGAIN_AFTER
-                raise
             self._kept.clear()
 
     def wake(self) -> None:
         """Wakes the leader, if Redis answers."""
         if time.monotonic() >= self._not_before:
-            self._slots.wake()
+            with suppress(Away), self._leaving_alone():
+                self._slots.ring()
+
+    @contextmanager
+    def _leaving_alone(self) -> Iterator[None]:
+        try:
+            yield
+        except Away:
+            self._not_before = time.monotonic() + _TRY_AGAIN_AFTER
+            raise
 
 
 class LeaderSlots:

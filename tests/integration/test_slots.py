@@ -601,6 +601,11 @@ def test_what_redis_did_not_take_is_freed_when_it_has_been_left_alone(
     freer.free({})
     assert world.members(ALL[0]) == {second}
     assert world.redis.zscore(LINGERING, str(second)) is not None
+    proxy.refuse()
+    freer.wake()  # best effort, and it finds out as well
+    proxy.restore()
+    freer.free({third: timedelta(0)})
+    assert third in freer._kept
     proxy.close()
 
 
