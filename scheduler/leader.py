@@ -93,7 +93,8 @@ class _Term:
                     self._bell.close()
                     logger.warning("slots_in_doubt", error=str(doubt) or type(doubt).__name__)
                     self._keep_house_in_doubt(time.monotonic())
-                    stop.wait(_RETRY_AFTER)
+                    if isinstance(doubt, Away):
+                        stop.wait(_RETRY_AFTER)
         finally:
             self._leader_slots.close()
             self._bell.close()
