@@ -107,7 +107,7 @@ class Reconciler:
             raise
 
     def _look_up(self, heard_since: datetime | None) -> list[Attempt]:
-        longest = self._settings.ring_timeout + self._settings.longest_call + _OVERTIME
+        longest = longest_attempt(self._settings)
         with self._connection.begin():
             ids = list(
                 self._connection.exec_driver_sql(
@@ -222,6 +222,11 @@ class Reconciler:
         return _Found(
             sightings=sightings, live=frozenset(channels) - ended, ended=frozenset(ended), made=frozenset(made)
         )
+
+
+def longest_attempt(settings: Settings) -> timedelta:
+    """So long after its claim at most a call is up: Asterisk ends it (`TIMEOUT(absolute)`), whoever hears of it."""
+    return settings.ring_timeout + settings.longest_call + _OVERTIME
 
 
 def written_down(connection: Connection, ids: Sequence[UUID]) -> list[Sighting]:

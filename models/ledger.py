@@ -34,6 +34,9 @@ PLACE_LIMIT = 3
 
 PLACE_AGAIN_AFTER = timedelta(seconds=2)
 
+_VERDICTS = frozenset({Status.WITHDRAWN, Status.UNKNOWN})
+"""What was concluded from absence; what is seen later wins over it."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DueCall:
@@ -217,7 +220,7 @@ def record(connection: Connection, sightings: Iterable[Sighting], *, timer_b: ti
         by_attempt.setdefault(sighting.attempt_id, []).append(sighting)
     changes: list[Change] = []
     over: list[Attempt] = []
-    revived: list[Attempt] = []
+    overturned: list[Attempt] = []
     undelivered: list[UUID] = []
     met: list[Attempt] = []
     rows = lock_attempts(connection, by_attempt)
@@ -225,8 +228,8 @@ def record(connection: Connection, sightings: Iterable[Sighting], *, timer_b: ti
         new = after(row, by_attempt[attempt_id], timer_b=timer_b)
         if new == row or replace(new, channel_at=row.channel_at) == row:
             continue  # that a channel was made is in Asterisk's CEL and mark already: not worth a write of its own
-        if row.status is Status.WITHDRAWN and new.status is not Status.WITHDRAWN:
-            revived.append(new)
+        if row.status in _VERDICTS and new.status is not row.status:
+            overturned.append(new)
         if reached_agent(row) is None and reached_agent(new) is not None:
             met.append(new)
         is_new = new.status is not row.status
@@ -243,12 +246,12 @@ def record(connection: Connection, sightings: Iterable[Sighting], *, timer_b: ti
         undelivered += [new.id] if may_fail_over(row, new) else []
         if is_new and (new.status in ENDS or withdrawn):
             over.append(new)
-    if revived:
+    if overturned:
         # every call of the batch, so that they are locked in the order of their ids
         locked = connection.exec_driver_sql(
             statement("lock_calls"), {"ids": [change.attempt.call_id for change in changes]}
         )
-        over += _take_back_calls(connection, revived, {row.id: row.current_attempt_id for row in locked})
+        over += _take_back_calls(connection, overturned, {row.id: row.current_attempt_id for row in locked})
     handing_over = _can_hand_over(connection, undelivered)
     explained = _explained(connection, changes, rows)
     write(connection, [replace(change, hands_over=change.attempt.id in handing_over) for change in explained])
@@ -314,13 +317,13 @@ def _count_unreached(connection: Connection, met: Sequence[Attempt]) -> None:
     )
 
 
-def _take_back_calls(connection: Connection, alive: Sequence[Attempt], current: Mapping[UUID, UUID]) -> list[Attempt]:
-    """Attempts that a verdict had withdrawn live: their calls are theirs again, unless a newer attempt has left.
+def _take_back_calls(connection: Connection, seen: Sequence[Attempt], current: Mapping[UUID, UUID]) -> list[Attempt]:
+    """More was seen of attempts than a verdict had said: their calls are theirs again, unless a newer attempt has left.
 
     The calls are locked, with their `current` attempts: none of those can be claimed from now on. Returns
     what was withdrawn at once; one in somebody's hand is given back by the worker that finds it unclaimable.
     """
-    newer = [current[row.call_id] for row in alive if current[row.call_id] != row.id]
+    newer = [current[row.call_id] for row in seen if current[row.call_id] != row.id]
     queued = connection.exec_driver_sql(statement("lock_queued_attempts"), {"ids": newer}).scalars().all()
     withdrawn = [
         replace(row, status=Status.WITHDRAWN, explanation=explain(Ending(why=Verdict.OVERTAKEN)))
@@ -333,7 +336,7 @@ def _take_back_calls(connection: Connection, alive: Sequence[Attempt], current: 
             {"ids": newer},
         ).scalars()
     )
-    for row in alive:
+    for row in seen:
         if current[row.call_id] not in left:
             connection.exec_driver_sql(
                 "UPDATE calls SET current_attempt_id = %(attempt)s WHERE id = %(call)s",
@@ -389,6 +392,35 @@ def give_back(connection: Connection, attempt_ids: Iterable[UUID]) -> list[UUID]
     ]
     write(connection, [Change(attempt=replace(row, hold_until=None)) for row in rows])
     return [row.id for row in rows]
+
+
+def call_again(connection: Connection, attempt_ids: Iterable[UUID]) -> list[UUID]:
+    """Has the calls that hang on these unknown attempts made again, and releases their slots; returns those attempts.
+
+    What is seen of such an attempt later is still written, and ends its call if no newer attempt has left by then.
+    """
+    unknown = _lock_unknown(connection, attempt_ids)
+    moved = set(
+        connection.exec_driver_sql(
+            statement("call_again"), {"calls": [row.call_id for row in unknown.values()], "attempts": list(unknown)}
+        ).scalars()
+    )
+    released = [replace(row, hold_until=None) for row in unknown.values() if row.id in moved]
+    write(connection, [Change(attempt=row, follow=False) for row in released])
+    return [row.id for row in released]
+
+
+def leave(connection: Connection, attempt_ids: Iterable[UUID]) -> list[UUID]:
+    """Leaves unknown attempts at that, and releases their slots; returns them."""
+    left = explain(Ending(why=Disposition.LOST, left=True))
+    unknown = _lock_unknown(connection, attempt_ids)
+    write(connection, [Change(attempt=replace(row, hold_until=None, explanation=left)) for row in unknown.values()])
+    return list(unknown)
+
+
+def _lock_unknown(connection: Connection, attempt_ids: Iterable[UUID]) -> dict[UUID, Attempt]:
+    rows = lock_attempts(connection, attempt_ids)
+    return {id: row for id, row in rows.items() if row.status is Status.UNKNOWN}
 
 
 def lock_hand_overs(connection: Connection, most: int) -> list[HandOver]:
