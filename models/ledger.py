@@ -16,10 +16,11 @@ from uuid import UUID
 import structlog
 from sqlalchemy import Connection
 
-from models import contexts
+from models import contexts, repairs
 from models.explanations import Ending, Verdict, explain, needs_context
 from models.gateways import FIRST_REST, LONGEST_REST, REST_AFTER, Sign, may_fail_over, sign_of
 from models.outcome import Disposition
+from models.repairs import Repair
 from models.sightings import Attempt, Sighting, after, ending_of, reached_agent
 from models.statements import statement
 from models.statuses import ENDS, Status
@@ -33,6 +34,12 @@ PLACE_LIMIT = 3
 """A call that Asterisk could not place this often has failed."""
 
 PLACE_AGAIN_AFTER = timedelta(seconds=2)
+
+RESCUE_LIMIT = 3
+"""A call that so many workers died with, between its claim and its Originate, has failed: it is what kills them."""
+
+ALONE_FOR = timedelta(seconds=10)
+"""A call in quarantine whose claim is older, and that has not left, is in nobody's hand any more."""
 
 _VERDICTS = frozenset({Status.WITHDRAWN, Status.UNKNOWN})
 """What was concluded from absence; what is seen later wins over it."""
@@ -128,6 +135,17 @@ def pick_single_calls(connection: Connection, from_numbers: Collection[str], wan
         statement("pick_single_calls"), {"from_numbers": list(from_numbers), "wanted": wanted}
     )
     return [DueCall(id=row[0], campaign_id=None, phone_number=row[1], from_number=row[2]) for row in rows]
+
+
+def pick_quarantined(
+    connection: Connection, campaigns: Collection[UUID], from_numbers: Collection[str]
+) -> list[DueCall]:
+    """The next due call that may kill its worker, to be sent out by itself; none while another one of them is in hand."""
+    rows = connection.exec_driver_sql(
+        statement("pick_quarantined"),
+        {"campaigns": list(campaigns), "from_numbers": list(from_numbers), "alone_for": ALONE_FOR},
+    )
+    return [DueCall(id=row[0], campaign_id=row[1], phone_number=row[2], from_number=row[3]) for row in rows]
 
 
 def grant(connection: Connection, grants: Sequence[Grant]) -> None:
@@ -384,14 +402,36 @@ def withdraw(
 
 
 def give_back(connection: Connection, attempt_ids: Iterable[UUID]) -> list[UUID]:
-    """After the second look: the calls of these withdrawn attempts are scheduled again."""
+    """After the second look: the calls of these withdrawn attempts are scheduled again.
+
+    One whose worker has died is counted as rescued; a call that was rescued so often is over (`RESCUE_LIMIT`).
+    """
     rows = [
         row
         for row in lock_attempts(connection, attempt_ids).values()
         if row.status is Status.WITHDRAWN and row.hold_until
     ]
-    write(connection, [Change(attempt=replace(row, hold_until=None)) for row in rows])
+    counted = connection.exec_driver_sql(statement("count_rescues"), {"ids": [row.id for row in rows]})
+    rescues: dict[UUID, int] = {row.id: row.rescues for row in counted}
+    poison = {id for id, times in rescues.items() if times >= RESCUE_LIMIT}
+    for row in rows:
+        if row.id in rescues:
+            logger.warning("call_rescued", call=str(row.call_id), attempt=str(row.id), times=rescues[row.id])
+    write(connection, [Change(attempt=_given_back(row, row.id in poison)) for row in rows])
+    repairs.count(connection, {Repair.CALL_RESCUED: len(rescues)})
     return [row.id for row in rows]
+
+
+def _given_back(row: Attempt, is_poison: bool) -> Attempt:
+    if not is_poison or row.disposition == Disposition.CANCELED:
+        return replace(row, hold_until=None)
+    return replace(
+        row,
+        status=Status.FAILED,
+        disposition=Disposition.POISON.value,
+        explanation=explain(Ending(why=Disposition.POISON)),
+        hold_until=None,
+    )
 
 
 def call_again(connection: Connection, attempt_ids: Iterable[UUID]) -> list[UUID]:

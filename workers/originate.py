@@ -57,8 +57,8 @@ class Originator:
         with self._engine.begin() as connection:
             claims = ledger.claim(connection, attempt_ids)
             reached(Point.WORKER_CLAIMS)
-        reached(Point.WORKER_CLAIMED)
         claimed = {claim.id for claim in claims}
+        reached(Point.WORKER_CLAIMED, claimed)
         unclaimed = [id for id in attempt_ids if id not in claimed]
         if unclaimed:
             self._give_back_unclaimed(unclaimed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from functools import cache
 from uuid import UUID
@@ -27,7 +28,8 @@ def _make_originator() -> Originator:
     url = settings.redis_url.get_secret_value() if settings.redis_url else ""
     return Originator(
         settings,
-        open_engine(settings, "trunkline-worker", pool_size=settings.worker_threads),
+        # a name of its own: who claimed an attempt is known by it, and whether that one still lives
+        open_engine(settings, f"trunkline-worker {secrets.token_hex(4)}", pool_size=settings.worker_threads),
         AmiPool(settings.nodes),
         Slots(connect(url)),
     )
