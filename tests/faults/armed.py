@@ -2,7 +2,9 @@
 
 An order is a file in the directory, named like the point; it holds what to do there, and how many times the point is passed
 by before. Whoever carries it out renames it, so each order strikes once, in one process, however many threads it has. One
-that holds a number strikes whenever an attempt for that person is in hand, and stays.
+that stays strikes every time; one with a number only when an attempt for that person is in hand.
+
+BROKER_OPTIONS in the environment, as JSON, are put over those of Celery's transport.
 """
 
 from __future__ import annotations
@@ -47,7 +49,9 @@ class Watcher:
                 if self._passed[point] <= wanted["after"]:
                     return
                 self._passed[point] = 0
-                if not wanted["number"]:
+                if wanted["stays"]:
+                    struck(order).touch()
+                else:
                     order.rename(struck(order))
             except FileNotFoundError:
                 return  # taken back, or carried out by another process
@@ -84,5 +88,9 @@ if __name__ == "__main__":
     sleep_all_the_same()
     directory, module, *words = sys.argv[1:]
     watch(Watcher(Path(directory)))
+    if "BROKER_OPTIONS" in os.environ:
+        from workers import app  # after the clock: it imports what sleeps
+
+        app._REDIS.update(json.loads(os.environ["BROKER_OPTIONS"]))
     sys.argv = [module, *words]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
