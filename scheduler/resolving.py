@@ -23,7 +23,7 @@ from sqlalchemy import Connection, Engine, Row
 from asterisk.pool import AmiError, AmiPool
 from asterisk.reconcile import longest_attempt
 from models import ledger
-from models.database import open_engine, readable_errors
+from models.database import NEVER_IDLE, open_engine, readable_errors
 from models.errors import Conflict, NotFound
 from models.settings import Settings
 from models.slots import Away, Slots
@@ -60,7 +60,7 @@ def resolve(
     Raises NotFound; Conflict for one of `calls` that is not unknown, and for calling again in a campaign that is stopped;
     Unavailable when Postgres does not answer.
     """
-    engine = open_engine(settings, "trunkline-operator", pool_size=1)
+    engine = open_engine(settings, "trunkline-operator", pool_size=1, options=NEVER_IDLE)
     slots = Slots(open_redis(settings))
     try:
         with readable_errors():

@@ -53,11 +53,11 @@ class Originator:
         What cannot be claimed and is still queued (its trunk is off, its campaign paused, its grant
         void) is given back at once.
         """
-        reached(Point.WORKER_TOOK)
+        reached(Point.WORKER_TOOK, attempt_ids)
         with self._engine.begin() as connection:
             claims = ledger.claim(connection, attempt_ids)
-            reached(Point.WORKER_CLAIMS)
-        claimed = {claim.id for claim in claims}
+            claimed = {claim.id for claim in claims}
+            reached(Point.WORKER_CLAIMS, claimed)
         reached(Point.WORKER_CLAIMED, claimed)
         unclaimed = [id for id in attempt_ids if id not in claimed]
         if unclaimed:

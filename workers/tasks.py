@@ -10,7 +10,7 @@ from uuid import UUID
 from celery import shared_task
 
 from asterisk.pool import AmiPool
-from models.database import open_engine
+from models.database import NEVER_IDLE, open_engine
 from models.settings import read_settings
 from models.slots import Slots, connect
 from workers.originate import Originator
@@ -29,7 +29,9 @@ def _make_originator() -> Originator:
     return Originator(
         settings,
         # a name of its own: who claimed an attempt is known by it, and whether that one still lives
-        open_engine(settings, f"trunkline-worker {secrets.token_hex(4)}", pool_size=settings.worker_threads),
+        open_engine(
+            settings, f"trunkline-worker {secrets.token_hex(4)}", pool_size=settings.worker_threads, options=NEVER_IDLE
+        ),
         AmiPool(settings.nodes),
         Slots(connect(url)),
     )

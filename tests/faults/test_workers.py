@@ -210,11 +210,11 @@ def with_environment(part: Part, environment: Mapping[str, str]) -> Part:
 @pytest.mark.long
 @pytest.mark.parametrize("point", [Point.WORKER_TOOK, Point.WORKER_CLAIMS, Point.WORKER_CLAIMED])
 def test_a_worker_that_wakes_up_when_others_have_done_its_work_dials_nobody(world: World, point: Point) -> None:
-    other = world.add("worker-1")
-    campaign = world.campaign_of()
-    world.wait_under_way(campaign)
-    frozen = world.order("worker-1", point, "freeze")
+    campaign = world.campaign_of(start=False)
+    frozen = world.order("worker-1", point, "freeze", number=campaign.people[40])
+    begin(world, campaign)
     frozen.wait()
+    other = world.add("worker-1")
     check(world, campaign)
     world.kill(other)
     world.thaw("worker-1")
