@@ -122,6 +122,12 @@ class Recorded:
     news: bool = False  #: a call waits for the next gateway, or a gateway rests: the leader is to be told
 
 
+def now(connection: Connection) -> datetime:
+    """Postgres's clock, which every age and every hold is measured by: ours may be off by minutes."""
+    at: datetime = connection.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
+    return at
+
+
 def pick_campaign_calls(connection: Connection, wanted: Mapping[UUID, int]) -> list[DueCall]:
     """The next due calls of each campaign, at most `wanted` of each, in the order they are due."""
     rows = connection.exec_driver_sql(

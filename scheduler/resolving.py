@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
@@ -68,9 +68,10 @@ def resolve(
             live, silent = _ask(settings, unknown)
             longest = longest_attempt(settings)
             over_at = {row.id: row.initiated_at + longest for row in unknown if row.node in silent}
-            not_known = [id for id, at in over_at.items() if at > datetime.now(UTC) and decision is Decision.CALL_AGAIN]
-            ids = {row.id for row in unknown} - live - set(not_known)
             with engine.begin() as connection:
+                now = ledger.now(connection)
+                not_known = [id for id, at in over_at.items() if at > now and decision is Decision.CALL_AGAIN]
+                ids = {row.id for row in unknown} - live - set(not_known)
                 resolved = _write(connection, decision, [row for row in unknown if row.id in ids])
     finally:
         engine.dispose()

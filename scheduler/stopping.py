@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -214,7 +214,7 @@ class _Operator:
         self, connection: Connection, ids: Sequence[UUID], of: Status, to: CampaignStatus, *, second_look: bool = False
     ) -> list[UUID]:
         stopped = to is CampaignStatus.STOPPED
-        now = datetime.now(UTC)
+        now = ledger.now(connection)
         return ledger.withdraw(
             connection,
             ids,

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import pytest
 
+from asterisk.reconcile import SECOND_LOOK_AFTER
 from deploy.part import Part
 from models.points import Point
 from models.slots import connect
@@ -62,15 +63,8 @@ def part_changed(world: World, name: str, part: Part) -> Iterator[None]:
 # --- killed ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "point",
-    [
-        Point.WORKER_TOOK,
-        pytest.param(Point.WORKER_CLAIMS, marks=pytest.mark.long),
-        pytest.param(Point.WORKER_CLAIMED, marks=pytest.mark.long),
-        pytest.param(Point.WORKER_SENT, marks=pytest.mark.long),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("point", [Point.WORKER_TOOK, Point.WORKER_CLAIMS, Point.WORKER_CLAIMED, Point.WORKER_SENT])
 def test_a_worker_that_is_killed_loses_no_call_and_doubles_none(world: World, point: Point) -> None:
     campaign = world.campaign_of()
     world.wait_under_way(campaign)
@@ -92,8 +86,10 @@ def test_of_two_workers_one_is_killed_and_the_other_carries_on(world: World, poi
     assert world.processes["worker-1"].poll() is not None
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("point", [Point.WORKER_CLAIMS, Point.WORKER_CLAIMED, Point.WORKER_SENT])
+@pytest.mark.parametrize(
+    "point",
+    [Point.WORKER_CLAIMS, pytest.param(Point.WORKER_CLAIMED, marks=pytest.mark.long), Point.WORKER_SENT],
+)
 def test_a_worker_is_killed_with_sixteen_attempts_in_one_task(world: World, point: Point) -> None:
     campaign = world.campaign_of({"86": 30, "01": 30}, **MANY_AT_ONCE, start=False)  # type: ignore[arg-type]
     killed = world.order("worker-1", point, "kill")
@@ -177,7 +173,6 @@ def publish_singly(publish: Publisher, ids: Sequence[UUID]) -> None:
         publish([id])
 
 
-@pytest.mark.long
 def test_messages_that_come_again_because_their_holder_was_slow_dial_nobody_twice(world: World) -> None:
     """A visibility timeout of two seconds, for tasks that take longer."""
     options = {"visibility_timeout": 2, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
@@ -226,19 +221,47 @@ def test_a_worker_that_wakes_up_when_others_have_done_its_work_dials_nobody(worl
 # --- a wrong clock --------------------------------------------------------------------------------
 
 
+OFF = pytest.mark.parametrize("off", [timedelta(minutes=10), timedelta(minutes=-10)], ids=["fast", "slow"])
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("first", [timedelta(minutes=10), timedelta(minutes=-10)], ids=["fast", "slow"])
+@OFF
+def test_a_listener_with_a_wrong_clock_takes_its_second_look_when_it_is_time(world: World, off: timedelta) -> None:
+    clock = Clock.open(world.stack.home / "clocks" / "second-look")
+    clock.off_by(off)
+    with part_changed(world, "listener-local", clock.given_to(world.parts["listener-local"])):
+        until(lambda: world.value("SELECT count(*) FROM nodes WHERE heard_at > now() - interval '4 s'"), within=60)
+        campaign = world.campaign_of(QUICK, start=False)
+        killed = world.order("worker-1", Point.WORKER_CLAIMED, "kill", number=campaign.people[20])
+        begin(world, campaign)
+        killed.wait()
+        world.processes["worker-1"].wait()
+        world.start("worker-1")
+        check(world, campaign, within=60)
+    looked = world.rows(
+        "SELECT g.at - w.at AS after FROM call_events w JOIN attempts a ON a.id = w.attempt_id"
+        " JOIN call_events g ON g.call_id = w.call_id AND g.subject = 'call' AND g.to_status = 'scheduled' AND g.at > w.at"
+        " WHERE a.campaign_id = %(c)s AND w.subject = 'attempt' AND w.from_status = 'initiated' AND w.to_status = 'withdrawn'"
+        " AND w.writer LIKE 'trunkline-listener%%'",
+        c=campaign.id,
+    )
+    assert looked
+    assert min(row.after for row in looked) >= SECOND_LOOK_AFTER
+
+
+@pytest.mark.long
+@OFF
 @pytest.mark.parametrize("name", ["worker-1", "scheduler", "listener-local"])
 def test_a_clock_that_is_off_by_ten_minutes_and_then_by_ten_the_other_way_changes_nothing(
-    world: World, name: str, first: timedelta
+    world: World, name: str, off: timedelta
 ) -> None:
     clock = Clock.open(world.stack.home / "clocks" / name)
-    clock.off_by(first)
+    clock.off_by(off)
     with part_changed(world, name, clock.given_to(world.parts[name])):
         until(lambda: world.value("SELECT count(*) FROM nodes WHERE heard_at > now() - interval '4 s'"), within=60)
         campaign = world.campaign_of()
         world.wait_under_way(campaign, over=20)
-        clock.off_by(-first)
+        clock.off_by(-off)
         check(world, campaign)
         again = world.campaign_of(QUICK)
         check(world, again)
