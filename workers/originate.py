@@ -82,7 +82,7 @@ class Originator:
         if not orders:
             return 0
         results = self._pool.originate_many([(claim.node, order) for claim, order in orders])
-        reached(Point.WORKER_SENT)
+        reached(Point.WORKER_SENT, claimed)
         for (claim, _), result in zip(orders, results, strict=True):
             if isinstance(result, AmiError):
                 self._not_taken(claim, result)

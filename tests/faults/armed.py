@@ -2,7 +2,8 @@
 
 An order is a file in the directory, named like the point; it holds what to do there, and how many times the point is passed
 by before. Whoever carries it out renames it, so each order strikes once, in one process, however many threads it has. One
-that stays strikes every time; one with a number only when an attempt for that person is in hand.
+that stays strikes every time; one with a number only when an attempt for that person is in hand, one with `many` only when
+so many attempts are.
 
 BROKER_OPTIONS in the environment, as JSON, are put over those of Celery's transport.
 """
@@ -43,6 +44,8 @@ class Watcher:
         with self._lock:
             try:
                 wanted = json.loads(order.read_text())
+                if len(attempt_ids) < wanted["many"]:
+                    return
                 if wanted["number"] and not _in_hand(wanted["number"], attempt_ids):
                     return
                 self._passed[point] = self._passed.get(point, 0) + 1

@@ -165,17 +165,26 @@ class World(System):
     # --- faults at points
 
     def order(
-        self, name: str, point: Point, do: Do, *, after: int = 0, number: str | None = None, stays: bool = False
+        self,
+        name: str,
+        point: Point,
+        do: Do,
+        *,
+        after: int = 0,
+        number: str | None = None,
+        many: int = 0,
+        stays: bool = False,
     ) -> Order:
         """The process does that to itself when it has passed the point `after` times and reaches it again.
 
-        With `number` only when it has an attempt for that person in hand; one that `stays` strikes every time.
+        With `number` only when it has an attempt for that person in hand, with `many` only when it has so many; one that
+        `stays` strikes every time.
         """
         path = self._armoury / name / point
         struck(path).unlink(missing_ok=True)
         gone_on(path).unlink(missing_ok=True)
         draft = path.with_suffix(".draft")
-        draft.write_text(json.dumps({"do": do, "after": after, "number": number, "stays": stays}))
+        draft.write_text(json.dumps({"do": do, "after": after, "number": number, "many": many, "stays": stays}))
         draft.rename(path)
         return Order(path=path)
 
