@@ -30,6 +30,8 @@ _BOUNDS = {
 }
 # one process's services log in as a member of this role and act as it, so that they own nothing
 SERVICES = "trunkline_services"
+NEVER_IDLE = " -c idle_in_transaction_session_timeout=6000"
+"""For those who wait for nothing else within a transaction: one who falls silent there is frozen, and its locks stop everybody."""
 _MIGRATING = 0x7472756E6B  # advisory lock: two that migrate at once take turns
 
 
@@ -65,11 +67,13 @@ def database_url(settings: Settings) -> str:
     return settings.database_url.get_secret_value()
 
 
-def open_engine(settings: Settings, application: str, *, pool_size: int = 5) -> Engine:
-    """A pool of checked connections that act as the services' role."""
+def open_engine(settings: Settings, application: str, *, pool_size: int = 5, options: str = "") -> Engine:
+    """A pool of checked connections that act as the services' role; `options` are more of the server's settings."""
+    arguments = connect_arguments(application)
+    arguments["options"] += options
     return create_engine(
         sqlalchemy_url(database_url(settings)),
-        connect_args=connect_arguments(application),
+        connect_args=arguments,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=10,

@@ -68,8 +68,7 @@ class Housekeeping:
         with self._connection.begin():
             self._connection.exec_driver_sql(statement("fold_counts"))
         with self._connection.begin():
-            for name in self._connection.exec_driver_sql(statement("complete_campaigns")).scalars():
-                logger.info("campaign_completed", campaign=name)
+            self._complete_campaigns()
             stopped = list(self._connection.exec_driver_sql(statement("stopped_campaigns")).scalars())
         for campaign_id in stopped:  # what came back after the stop, or was left by a stop that died
             cancel_scheduled(self._connection, campaign_id)
@@ -81,6 +80,12 @@ class Housekeeping:
         if void:
             logger.warning("grants_taken_back", attempts=len(void))
         return void
+
+    def _complete_campaigns(self) -> None:
+        done = list(self._connection.exec_driver_sql(statement("lock_done_campaigns")).scalars())
+        if done:
+            for name in self._connection.exec_driver_sql(statement("complete_campaigns"), {"ids": done}).scalars():
+                logger.info("campaign_completed", campaign=name)
 
     def _withdraw_void_grants(self) -> list[UUID]:
         with self._connection.begin():

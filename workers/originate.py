@@ -53,12 +53,12 @@ class Originator:
         What cannot be claimed and is still queued (its trunk is off, its campaign paused, its grant
         void) is given back at once.
         """
-        reached(Point.WORKER_TOOK)
+        reached(Point.WORKER_TOOK, attempt_ids)
         with self._engine.begin() as connection:
             claims = ledger.claim(connection, attempt_ids)
-            reached(Point.WORKER_CLAIMS)
-        reached(Point.WORKER_CLAIMED)
-        claimed = {claim.id for claim in claims}
+            claimed = {claim.id for claim in claims}
+            reached(Point.WORKER_CLAIMS, claimed)
+        reached(Point.WORKER_CLAIMED, claimed)
         unclaimed = [id for id in attempt_ids if id not in claimed]
         if unclaimed:
             self._give_back_unclaimed(unclaimed)
@@ -82,7 +82,7 @@ class Originator:
         if not orders:
             return 0
         results = self._pool.originate_many([(claim.node, order) for claim, order in orders])
-        reached(Point.WORKER_SENT)
+        reached(Point.WORKER_SENT, claimed)
         for (claim, _), result in zip(orders, results, strict=True):
             if isinstance(result, AmiError):
                 self._not_taken(claim, result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from functools import cache
 from uuid import UUID
@@ -9,7 +10,7 @@ from uuid import UUID
 from celery import shared_task
 
 from asterisk.pool import AmiPool
-from models.database import open_engine
+from models.database import NEVER_IDLE, open_engine
 from models.settings import read_settings
 from models.slots import Slots, connect
 from workers.originate import Originator
@@ -27,7 +28,10 @@ def _make_originator() -> Originator:
     url = settings.redis_url.get_secret_value() if settings.redis_url else ""
     return Originator(
         settings,
-        open_engine(settings, "trunkline-worker", pool_size=settings.worker_threads),
+        # a name of its own: who claimed an attempt is known by it, and whether that one still lives
+        open_engine(
+            settings, f"trunkline-worker {secrets.token_hex(4)}", pool_size=settings.worker_threads, options=NEVER_IDLE
+        ),
         AmiPool(settings.nodes),
         Slots(connect(url)),
     )

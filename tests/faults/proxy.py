@@ -143,9 +143,12 @@ class Proxy:
         chunks: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_CHUNKS)
 
         async def read() -> None:
-            while data := await reader.read(_CHUNK):
-                late = self._delay if direction == "answered" else 0.0
-                await chunks.put((loop.time() + late, data))
+            with suppress(
+                OSError
+            ):  # whoever is killed with something unread resets the connection: an end like any other
+                while data := await reader.read(_CHUNK):
+                    late = self._delay if direction == "answered" else 0.0
+                    await chunks.put((loop.time() + late, data))
             await chunks.put((0.0, b""))
 
         reading = asyncio.create_task(read())

@@ -598,7 +598,8 @@ def test_what_runs_for_every_call_or_every_second_scans_no_big_table(many: tuple
             "in_hand": timedelta(seconds=3),
             "longest": timedelta(hours=1),
         },
-        "complete_campaigns": {},
+        "lock_done_campaigns": {},
+        "complete_campaigns": {"ids": [campaign]},
         "cel_of_attempts": {"ids": [str(id) for id in ids]},
     }
     scanned = {}

@@ -11,6 +11,9 @@ CREATE TABLE node_health (
 );
 
 ALTER TABLE calls ADD COLUMN rescues integer NOT NULL DEFAULT 0;  -- attempts whose worker died between their claim and their Originate
+-- Those that may kill their worker: they are given out one at a time. Mostly there is none.
+CREATE INDEX calls_quarantined ON calls (due_at, id) WHERE rescues >= 2;
+ALTER TABLE attempts ADD COLUMN rescued_from text;  -- the worker that died with it in hand, as `call_events.writer` names it
 
 -- What had to be put right, how often, since this table was made: `models/repairs.py`.
 CREATE TABLE repairs (
