@@ -242,8 +242,10 @@ def ensure_login(owner_url: str, name: str, secret: str, role: str) -> None:
         with psycopg.connect(owner_url, connect_timeout=5, autocommit=True) as connection:
             known = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [name]).fetchone()
             verb = sql.SQL("ALTER") if known else sql.SQL("CREATE")
+            # as SCRAM keeps it: a server that logs its statements would log a password
+            kept = connection.pgconn.encrypt_password(secret.encode(), name.encode(), b"scram-sha-256").decode()
             connection.execute(
-                sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(verb, sql.Identifier(name), sql.Literal(secret))
+                sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(verb, sql.Identifier(name), sql.Literal(kept))
             )
             for setting in ("timezone = 'UTC'", "client_encoding = 'UTF8'"):
                 connection.execute(sql.SQL("ALTER ROLE {} SET " + setting).format(sql.Identifier(name)))
