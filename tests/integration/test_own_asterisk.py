@@ -140,7 +140,7 @@ BROKEN = {
     "wrong secret": ("manager.conf", "secret = ", "secret = x", "refuses the listener's AMI user"),
     "missing right to send": (
         "manager.conf",
-        "write = call,originate,reporting",
+        "write = call,originate",
         "write = call,reporting",
         "lacks class originate",
     ),
