@@ -206,8 +206,8 @@ def test_the_sender_can_have_no_program_run_and_no_file_written(system: System, 
     # the far half of this one answers and plays a sound, as a person's phone would
     leg = (
         "Channel: Local/playback@trunkline-agent/n",
-        "Variable: TL_AGENT=beep",
-        "Variable: TL_LONGEST=5",
+        "Variable: TL_AGENT=demo-congrats",
+        "Variable: TL_LONGEST=3",
         "Async: true",
     )
     before = calls_processed(system)
