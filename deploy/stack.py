@@ -97,6 +97,7 @@ class Stack:
     def _make_logins(self, owner_url: str) -> None:
         if "database_url" in self.runtime:
             ensure_login(owner_url, "trunkline", password(self.passwords, "trunkline"), "trunkline_services")
+            write_private(self.home / "pg_service.conf", _service(self.runtime["database_url"]))
 
     def _redis(self) -> Iterator[Part]:
         if self.settings.redis_url is not None:
@@ -232,6 +233,15 @@ class Stack:
         given = self.settings.model_dump(mode="json", include=self.settings.model_fields_set - _ADDRESSES)
         self.runtime = {**given, **self.runtime}
         write_private(self.home / "runtime.json", json.dumps(self.runtime, indent=1) + "\n")
+
+
+def _service(url: str) -> str:
+    """For psql and other programs of libpq's: what is among their words every user of the machine can read."""
+    at = urlsplit(url)
+    return (
+        f"[trunkline]\nhost={at.hostname}\nport={at.port}\ndbname={at.path.strip('/')}\n"
+        f"user={at.username}\npassword={at.password}\n"
+    )
 
 
 def ensure_login(owner_url: str, name: str, secret: str, role: str) -> None:

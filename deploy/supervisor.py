@@ -75,9 +75,8 @@ class Supervisor:
                 self._start_all()
                 if not self._asked:
                     flower = urlsplit(self.stack.runtime["flower_url"])
-                    self.say(
-                        f"trunkline is up. Flower: http://{flower.hostname}:{flower.port}/ (login: `trunkline config`)"
-                    )
+                    address = flower._replace(netloc=flower.netloc.rpartition("@")[2]).geturl()
+                    self.say(f"trunkline is up. Flower: {address} (login: `trunkline config`)")
                     (home / "up").write_text(str(os.getpid()))
                 self._watch()
             finally:

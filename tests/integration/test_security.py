@@ -10,6 +10,7 @@ import pickle
 import re
 import stat
 import subprocess
+import traceback
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -29,7 +30,9 @@ from asterisk.configuration import templates
 from deploy.carrier import witness
 from deploy.carrier.people import numbers
 from deploy.debian import tree_command
-from deploy.stack import NODE
+from deploy.stack import NODE, ensure_login
+from models.database import sqlalchemy_url
+from models.errors import Invalid
 from models.settings import Login, Node
 from tests.integration.hostile import HostileCarrier, RawAmi, status_of
 from tests.integration.system import PASSWORD, System, until
@@ -178,7 +181,7 @@ def test_no_ami_user_can_read_a_secret_by_a_function(system: System, role: str, 
             assert value == "", function
         # what keeps the trunks' passwords is that the name of their family is not known
         known = ami.ask("Getvar", f"Variable: REALTIME_FIELD({family[1]},auth_type,userpass,password)")
-        assert PASSWORD in known
+        assert PASSWORD in known, "the question is the right one"
         assert len(family[1]) > 32
 
 
@@ -652,6 +655,41 @@ def test_passwords_are_nowhere_but_in_files_of_ours_alone_and_numbers_in_no_log(
     for text in (values, tasks, events):
         assert leaked(system, text) == []
         assert [number for number in digits if number in text] == []
+
+
+def test_psql_needs_no_password_among_its_words(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGSERVICEFILE", str(system.stack.home / "pg_service.conf"))
+    with psycopg.connect("service=trunkline") as ledger:
+        assert ledger.execute("SELECT count(*) >= 0 FROM campaign_status").fetchone() == (True,)
+
+
+def test_a_password_is_never_said_to_postgres_itself(system: System) -> None:
+    """Which may log its statements."""
+    url, login = system.stack.runtime["database_owner_url"], "said_in_the_clear"
+    ensure_login(url, login, "a secret of nobody", "trunkline_asterisk")
+    with psycopg.connect(url, autocommit=True) as owner:
+        said = owner.execute(
+            "SELECT string_agg(query, ' ') FROM pg_stat_activity WHERE query LIKE %s AND pid <> pg_backend_pid()",
+            (f"%{login}%",),
+        ).fetchone()
+        kept = owner.execute("SELECT rolpassword FROM pg_authid WHERE rolname = %s", (login,)).fetchone()
+        assert kept is not None
+        assert kept[0].startswith("SCRAM-SHA-256$")
+        assert said is not None
+        assert "a secret of nobody" not in (said[0] or "")
+        owner.execute(f"DROP ROLE {login}".encode())
+
+
+@pytest.mark.parametrize("url", ["postgresql://u:pass@word:x@h:port/d", "mysql://u:pass@word/d"])
+def test_an_address_that_is_refused_is_repeated_by_no_error_behind_the_error(url: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        sqlalchemy_url(url)
+    assert "pass" not in "".join(traceback.format_exception(refused.value)).replace("password", "").replace(
+        "PASSWORD", ""
+    )
+    with pytest.raises(Invalid) as refused:
+        Node.parse(f"n={url.replace('postgresql', 'ami')}?x")
+    assert "word@" not in "".join(traceback.format_exception(refused.value))
 
 
 # ---------------------------------------------------------------------------------------------
