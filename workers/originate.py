@@ -20,7 +20,7 @@ from asterisk.ami import TooLate
 from asterisk.marks import mark_family
 from asterisk.pool import AmiError, AmiPool, MaybeSent, Originate, Refused
 from models import contexts, ledger
-from models.agents import DEFAULT_FALLBACK, parse_connect
+from models.agents import DEFAULT_FALLBACK, check_sound, parse_connect
 from models.errors import Invalid
 from models.explanations import Ending, Verdict, explain
 from models.ledger import Claim
@@ -114,7 +114,7 @@ class Originator:
             variables={
                 **agent.variables,
                 "TL_LONGEST": str(math.ceil(longest.total_seconds())),
-                "TL_FALLBACK": claim.fallback or DEFAULT_FALLBACK,
+                "TL_FALLBACK": check_sound(claim.fallback, field="fallback") if claim.fallback else DEFAULT_FALLBACK,
             },
             mark_family=mark_family(claim.id),
             send_at=send_at,

@@ -7,6 +7,7 @@ import threading
 from functools import cache
 from uuid import UUID
 
+import structlog
 from celery import shared_task
 
 from asterisk.pool import AmiPool
@@ -15,8 +16,9 @@ from models.settings import read_settings
 from models.slots import Slots, connect
 from workers.originate import Originator
 
-ORIGINATE = "originate"
+logger = structlog.get_logger(__name__)
 
+ORIGINATE = "originate"
 
 _making = threading.Lock()
 
@@ -43,5 +45,13 @@ def _originator() -> Originator:
 
 
 @shared_task(name=ORIGINATE, ignore_result=True)
-def originate(attempt_ids: list[str]) -> None:
-    _originator().originate([UUID(id) for id in attempt_ids])
+def originate(attempt_ids: object = None, *_: object, **__: object) -> None:
+    """What is not a list of ids has not been published by us: said in one line, and forgotten."""
+    try:
+        ids = [UUID(id) for id in attempt_ids] if isinstance(attempt_ids, list) else []
+    except (ValueError, AttributeError, TypeError):  # UUID of something that is no text
+        ids = []
+    if not ids:
+        logger.error("task_refused", task=ORIGINATE)
+        return
+    _originator().originate(ids)
