@@ -1,0 +1,91 @@
+"""An Asterisk that dies with calls up, in the middle of setting them up, or is stopped by its owner."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+
+import pytest
+
+from models.roles import listener_of
+from tests.faults.witness import calls_at_the_carrier, check
+from tests.faults.world import Campaign, World
+from tests.integration.system import until
+
+STAYS = "dialplan://mine/stay"  # for longer than any of these tests
+
+
+def epoch(world: World) -> int:
+    return int(world.value("SELECT epoch FROM roles WHERE name = %(n)s", n=listener_of("local")))
+
+
+def up(world: World, campaign: Campaign) -> int:
+    return int(world.campaign(campaign.name)["in_progress"])
+
+
+def held(world: World, campaign: Campaign) -> int:
+    return world.slots.in_use("trunk", campaign.trunk_id)
+
+
+def dies_and_comes_back(world: World, number: signal.Signals = signal.SIGKILL) -> None:
+    world.processes["asterisk"].send_signal(number)
+    world.processes["asterisk"].wait(30)
+    until(lambda: world.value("SELECT heard_at IS NULL FROM nodes"), what="the node is deaf")
+    world.start("asterisk")
+
+
+def test_calls_that_were_up_when_asterisk_was_killed_are_unknown_keep_their_slots_and_are_not_called_again(
+    world: World,
+) -> None:
+    campaign = world.campaign_of({"00": 50, "86": 40}, slots=55, calls_per_second=50, agent=STAYS)
+    until(lambda: up(world, campaign) == 50, within=60, what="fifty are up")
+    listens = epoch(world)
+    dies_and_comes_back(world)
+    until(lambda: world.campaign(campaign.name)["unknown"] == 50, within=30, what="their end cannot be known")
+    assert held(world, campaign) >= 50, "each may still be up at the carrier"
+    until(lambda: world.over(campaign) == 90, within=60, what="the others are called through what slots are left")
+    assert held(world, campaign) == 50
+    holds = world.rows(
+        "SELECT hold_until >= initiated_at + %(longest)s AS whole FROM attempts WHERE campaign_id = %(c)s AND status = 'unknown'",
+        c=campaign.id,
+        longest=world.settings.ring_timeout + world.settings.longest_call,
+    )
+    assert Counter(row.whole for row in holds) == {True: 50}, "until the longest call would be over"
+    assert epoch(world) == listens, "the listener has kept its role over it"
+    check(world, campaign, unknown=True, asterisk_died=True)
+    status = world.campaign(campaign.name)
+    assert (status["unknown"], status["busy"]) == (50, 40)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("after", [5, 25])
+def test_calls_that_asterisk_was_setting_up_when_it_was_killed_are_not_called_again(world: World, after: int) -> None:
+    campaign = world.campaign_of(
+        {"05": 30, "90": 10, "86": 40, "00": 20}, slots=30, calls_per_second=100, agent="playback://hello-world"
+    )
+    until(lambda: len(calls_at_the_carrier(world, campaign)) >= after, within=60, what="INVITEs leave")
+    dies_and_comes_back(world)
+    check(world, campaign, unknown=True, asterisk_died=True, within=180)
+    lost = world.campaign(campaign.name)["unknown"]
+    assert 0 < lost <= campaign.slots
+
+
+@pytest.mark.long
+def test_an_asterisk_that_is_stopped_under_load_hangs_up_what_is_up_and_nobody_is_called_again(world: World) -> None:
+    campaign = world.campaign_of({"00": 20, "05": 15, "90": 5, "86": 40}, slots=20, calls_per_second=50, agent=STAYS)
+    until(lambda: up(world, campaign) >= 10, within=60, what="calls are up")
+    listens = epoch(world)
+    dies_and_comes_back(world, signal.SIGTERM)
+    until(lambda: world.over(campaign) >= 30, within=60, what="calls go on")
+    assert epoch(world) == listens
+    world.run("UPDATE attempts SET hold_until = now() WHERE status = 'unknown' AND hold_until > now()")
+    check(world, campaign, unknown=True, asterisk_died=True, within=180)
+
+
+@pytest.mark.long
+def test_an_asterisk_that_is_killed_again_and_again_doubles_nobody_and_the_rest_is_called(world: World) -> None:
+    campaign = world.campaign_of({"01": 40, "86": 40, "80": 20}, slots=20, calls_per_second=20)
+    for round_ in range(1, 4):
+        world.wait_under_way(campaign, over=20 * round_)
+        dies_and_comes_back(world)
+    check(world, campaign, unknown=True, asterisk_died=True, within=180)
