@@ -18,6 +18,9 @@ from tests.integration.system import until
 SIPP_IS_LATE = 0.1
 """The log has the times at which SIPp handled what came; on a busy machine a tenth of a second's calls may bunch."""
 
+READ_LATE = 1.0
+"""Seconds after our end of a call at which a carrier reads its BYE only if it stood still."""
+
 NEVER_LEFT = frozenset({Disposition.NOT_PLACED, Disposition.POISON})
 
 
@@ -182,13 +185,15 @@ def paired(calls: Sequence[CarrierCall], attempts: Sequence[Dialled]) -> list[Pa
 def ended_by_the_ledger(pairs: Sequence[Pair]) -> list[Pair]:
     """With the ends that the carrier has not seen as the ledger has them: an unknown one is up for as long as its slot is held.
 
-    Where the carrier stood still, what it read only after our side had given it up counts for the time when it was sent.
+    Where the carrier stood still, what it read only after our side had ended it counts for the time when it was sent.
     """
 
     def settled(call: CarrierCall, attempt: Dialled) -> CarrierCall:
         if attempt.ended_at is not None and call.invited_at > attempt.ended_at:
             return replace(call, invited_at=attempt.initiated_at, ended_at=attempt.ended_at)
-        if call.ended_at is not None:
+        if call.ended_at is not None and (
+            attempt.status not in ENDS or call.ended_at < (attempt.ended_at or 0) + READ_LATE
+        ):
             return call
         return replace(call, ended_at=attempt.hold_until if attempt.status == Status.UNKNOWN else attempt.ended_at)
 

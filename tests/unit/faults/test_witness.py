@@ -95,7 +95,7 @@ def test_an_invite_of_what_is_said_to_have_never_left_and_one_to_somebody_else_a
 
 def pairs(*calls: CarrierCall, **changes: object) -> list[Pair]:
     return [
-        (call, replace(attempt(n, to=call.number, at=call.invited_at), **changes))  # type: ignore[arg-type]
+        (call, replace(attempt(n, to=call.number, at=call.invited_at, ended=call.ended_at), **changes))  # type: ignore[arg-type]
         for n, call in enumerate(calls)
     ]
 
@@ -139,6 +139,9 @@ def test_what_a_frozen_carrier_read_late_counts_for_the_time_when_it_was_sent() 
     late = at_carrier("a", at=40.0, ended=None)
     [(call, _)] = ended_by_the_ledger([(late, attempt(1, status="failed", at=9.9, ended=16.4))])
     assert (call.invited_at, call.ended_at) == (9.9, 16.4)
+    bye_read_late = (at_carrier("a", answered=10.5, ended=40.0), attempt(1, status="completed", ended=14.0))
+    [(call, _)] = ended_by_the_ledger([bye_read_late])
+    assert call.ended_at == 14.0
 
 
 # --- agreement
