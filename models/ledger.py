@@ -110,6 +110,7 @@ class Recorded:
 
     over: Sequence[Attempt]  #: their slots are to be freed after the commit
     news: bool = False  #: a call waits for the next gateway, or a gateway rests: the leader is to be told
+    overturned: int = 0  #: verdicts that what was seen has won over; the caller counts them (`models.repairs`)
 
 
 def pick_campaign_calls(connection: Connection, wanted: Mapping[UUID, int]) -> list[DueCall]:
@@ -220,13 +221,15 @@ def record(connection: Connection, sightings: Iterable[Sighting], *, timer_b: ti
     revived: list[Attempt] = []
     undelivered: list[UUID] = []
     met: list[Attempt] = []
+    overturned = 0
     rows = lock_attempts(connection, by_attempt)
     for attempt_id, row in rows.items():
         new = after(row, by_attempt[attempt_id], timer_b=timer_b)
         if new == row or replace(new, channel_at=row.channel_at) == row:
             continue  # that a channel was made is in Asterisk's CEL and mark already: not worth a write of its own
-        if row.status is Status.WITHDRAWN and new.status is not Status.WITHDRAWN:
-            revived.append(new)
+        if row.status in {Status.WITHDRAWN, Status.UNKNOWN} and new.status is not row.status:
+            overturned += 1
+            revived += [new] if row.status is Status.WITHDRAWN else []
         if reached_agent(row) is None and reached_agent(new) is not None:
             met.append(new)
         is_new = new.status is not row.status
@@ -255,7 +258,11 @@ def record(connection: Connection, sightings: Iterable[Sighting], *, timer_b: ti
     rests = _count_failures(connection, [change.attempt.id for change in changes if change.sign is Sign.FAILED])
     if met:
         _count_unreached(connection, met)
-    return Recorded(over=[row for row in over if row.id not in handing_over], news=rests or bool(handing_over))
+    return Recorded(
+        over=[row for row in over if row.id not in handing_over],
+        news=rests or bool(handing_over),
+        overturned=overturned,
+    )
 
 
 def _can_hand_over(connection: Connection, undelivered: Sequence[UUID]) -> Collection[UUID]:
