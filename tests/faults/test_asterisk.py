@@ -23,6 +23,10 @@ def up(world: World, campaign: Campaign) -> int:
     return int(world.campaign(campaign.name)["in_progress"])
 
 
+def lost(world: World, campaign: Campaign) -> int:
+    return int(world.campaign(campaign.name)["unknown"])
+
+
 def held(world: World, campaign: Campaign) -> int:
     return world.slots.in_use("trunk", campaign.trunk_id)
 
@@ -34,27 +38,31 @@ def dies_and_comes_back(world: World, number: signal.Signals = signal.SIGKILL) -
     world.start("asterisk")
 
 
+@pytest.mark.parametrize("many", [10, pytest.param(50, marks=pytest.mark.long)])
 def test_calls_that_were_up_when_asterisk_was_killed_are_unknown_keep_their_slots_and_are_not_called_again(
-    world: World,
+    world: World, many: int
 ) -> None:
-    campaign = world.campaign_of({"00": 50, "86": 40}, slots=55, calls_per_second=50, agent=STAYS)
-    until(lambda: up(world, campaign) == 50, within=60, what="fifty are up")
+    others = many * 4 // 5
+    campaign = world.campaign_of({"00": many, "86": others}, slots=many + 5, calls_per_second=50, agent=STAYS)
+    until(lambda: up(world, campaign) == many, within=60, what="so many are up")
     listens = epoch(world)
     dies_and_comes_back(world)
-    until(lambda: world.campaign(campaign.name)["unknown"] == 50, within=30, what="their end cannot be known")
-    assert held(world, campaign) >= 50, "each may still be up at the carrier"
-    until(lambda: world.over(campaign) == 90, within=60, what="the others are called through what slots are left")
-    assert held(world, campaign) == 50
+    until(lambda: lost(world, campaign) >= many, within=30, what="their end cannot be known")
+    assert held(world, campaign) >= many, "each may still be up at the carrier"
+    until(lambda: world.over(campaign) == many + others, within=60, what="the others are called by what slots are left")
+    unknown = lost(world, campaign)
+    assert many <= unknown <= campaign.slots
+    until(lambda: held(world, campaign) == unknown, what="theirs are held and no others")
     holds = world.rows(
         "SELECT hold_until >= initiated_at + %(longest)s AS whole FROM attempts WHERE campaign_id = %(c)s AND status = 'unknown'",
         c=campaign.id,
         longest=world.settings.ring_timeout + world.settings.longest_call,
     )
-    assert Counter(row.whole for row in holds) == {True: 50}, "until the longest call would be over"
+    assert Counter(row.whole for row in holds) == {True: unknown}, "until the longest call would be over"
     assert epoch(world) == listens, "the listener has kept its role over it"
     check(world, campaign, unknown=True, asterisk_died=True)
     status = world.campaign(campaign.name)
-    assert (status["unknown"], status["busy"]) == (50, 40)
+    assert status["unknown"] + status["busy"] == many + others
 
 
 @pytest.mark.long
@@ -66,8 +74,7 @@ def test_calls_that_asterisk_was_setting_up_when_it_was_killed_are_not_called_ag
     until(lambda: len(calls_at_the_carrier(world, campaign)) >= after, within=60, what="INVITEs leave")
     dies_and_comes_back(world)
     check(world, campaign, unknown=True, asterisk_died=True, within=180)
-    lost = world.campaign(campaign.name)["unknown"]
-    assert 0 < lost <= campaign.slots
+    assert 0 < lost(world, campaign) <= campaign.slots
 
 
 @pytest.mark.long

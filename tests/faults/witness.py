@@ -170,7 +170,7 @@ def paired(calls: Sequence[CarrierCall], attempts: Sequence[Dialled]) -> list[Pa
     nameless = [attempt for attempt in attempts if not attempt.sip_call_id and attempt.status != Status.WITHDRAWN]
     pairs: list[Pair] = []
     for call in calls:
-        attempt = by_call_id.get(call.sip_call_id)
+        attempt = by_call_id.pop(call.sip_call_id, None)
         if attempt is None:
             mine = [a for a in nameless if a.number == call.number and a.initiated_at <= call.invited_at]
             assert mine, f"{call.number}: an INVITE that the ledger knows nothing of: {call}"

@@ -184,10 +184,13 @@ class World(System):
         return self.add_carrier(always, port=carrier.port)
 
     def carrier_calls(self) -> list[witness.CarrierCall]:
-        """At all gateways, in the order of the first INVITEs."""
-        elsewhere = [call for carrier in self.carriers for call in witness.read(carrier.log)]
-        calls = [*super().carrier_calls(), *(call for call in elsewhere if call.invited_at >= self._began_at)]
-        return sorted(calls, key=lambda call: call.invited_at)
+        """At all gateways, in the order of the first INVITEs; a gateway that was turned is one, with one memory."""
+        logs: dict[int, list[str]] = {}
+        for carrier in (self.carrier, *self.carriers):
+            whole, _, _ = carrier.log.read_text(errors="replace").rpartition("\n")
+            logs.setdefault(carrier.port, []).extend(whole.split("\n"))
+        calls = [call for lines in logs.values() for call in witness.parse(lines)]
+        return sorted((call for call in calls if call.invited_at >= self._began_at), key=lambda call: call.invited_at)
 
     # --- faults at points
 

@@ -75,11 +75,20 @@ def test_a_call_is_the_attempt_that_has_its_call_id_else_the_oldest_one_that_has
         ([at_carrier("a")], []),
         ([at_carrier("a"), at_carrier("b", at=11.0)], [attempt(1)]),
         ([at_carrier("a"), at_carrier("b", at=11.0)], [attempt(1, sip_call_id="a")]),
+        ([at_carrier("a"), at_carrier("a", at=11.0)], [attempt(1, sip_call_id="a")]),
         ([at_carrier("a")], [attempt(1, to="+12125550102")]),
         ([at_carrier("a")], [attempt(1, at=10.1)]),
         ([at_carrier("a")], [attempt(1, status="withdrawn")]),
     ],
-    ids=["no attempt", "twice for one", "twice, one known", "another's", "claimed later", "withdrawn"],
+    ids=[
+        "no attempt",
+        "twice for one",
+        "twice, one known",
+        "at two gateways",
+        "another's",
+        "claimed later",
+        "withdrawn",
+    ],
 )
 def test_an_invite_that_is_nobodys_is_seen(calls: Sequence[CarrierCall], rows: Sequence[Dialled]) -> None:
     fails(lambda: paired(calls, rows), "knows nothing of")
