@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 from collections import Counter
 
 import pytest
@@ -87,6 +88,26 @@ def test_an_asterisk_that_is_stopped_under_load_hangs_up_what_is_up_and_nobody_i
     assert epoch(world) == listens
     world.run("UPDATE attempts SET hold_until = now() WHERE status = 'unknown' AND hold_until > now()")
     check(world, campaign, unknown=True, asterisk_died=True, within=180)
+
+
+@pytest.mark.long
+def test_an_asterisk_that_lets_its_calls_end_before_it_stops_costs_nobody_a_call(world: World) -> None:
+    """Meanwhile it refuses every Originate, for as long as the longest call lasts: that is not the calls' fault."""
+    campaign = world.campaign_of({"00": 8, "86": 60}, slots=12, calls_per_second=10, agent=STAYS)
+    until(lambda: up(world, campaign) >= 4, within=60, what="calls are up")
+    part = world.parts["asterisk"]
+    console = [word for word in part.argv if word not in {"-f", "-n"}]
+    with subprocess.Popen([*console, "-rx", "core stop gracefully"], stdout=subprocess.DEVNULL):
+        world.processes["asterisk"].wait(120)
+    refused = world.value(
+        "SELECT count(*) FROM attempts WHERE campaign_id = %(c)s AND explanation LIKE '%%shutting down%%'",
+        c=campaign.id,
+    )
+    assert refused > 0, "it was asked, and did refuse"
+    world.start("asterisk")
+    check(world, campaign)
+    status = world.campaign(campaign.name)
+    assert (status["completed"], status["busy"]) == (8, 60)
 
 
 @pytest.mark.long
