@@ -72,6 +72,7 @@ def test_a_storm_of_503_at_one_of_two_gateways_costs_nobody_a_call(world: World)
     assert attempts_a_call(world, campaign) == 2
 
 
+@pytest.mark.long
 def test_a_trunk_whose_gateways_all_answer_503_pauses_says_why_and_goes_on_by_itself(world: World) -> None:
     first, second = world.add_carrier("53"), world.add_carrier("53")
     people = {"01": 40, "86": 20}
