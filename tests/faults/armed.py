@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from models.points import Point, watch
+from tests.faults.clock import sleep_all_the_same
 
 _LOOK_EVERY = 0.002
 
@@ -63,6 +64,7 @@ def gone_on(order: Path) -> Path:
 
 
 if __name__ == "__main__":
+    sleep_all_the_same()
     directory, module, *words = sys.argv[1:]
     watch(Watcher(Path(directory)))
     sys.argv = [module, *words]
