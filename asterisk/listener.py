@@ -29,9 +29,10 @@ from asterisk.link import Down, Link, Up
 from asterisk.marks import forget_old_marks
 from asterisk.pool import AmiPool
 from asterisk.reconcile import Reconciler, written_down
-from models import ledger
+from models import ledger, repairs
 from models.ledger import Recorded
 from models.points import Point, reached
+from models.repairs import Repair
 from models.roles import BEAT_SECONDS, Role, hold, listener_of
 from models.settings import Node, Settings
 from models.sightings import Attempt, Sight, Sighting, frees_after_cancel
@@ -184,6 +185,7 @@ class Listener:
         with role.connection.begin():
             complete = [*self._missed(role, seen), *self._trusted(role, seen)]
             recorded = ledger.record(role.connection, complete, timer_b=self._settings.timer_b)
+            repairs.count(role.connection, {Repair.VERDICT_OVERTURNED: recorded.overturned})
             reached(Point.LISTENER_WRITES)
         return recorded
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -27,10 +28,11 @@ from sqlalchemy import Connection
 
 from asterisk.link import Link
 from asterisk.marks import mark_family
-from models import ledger
+from models import ledger, repairs
 from models.explanations import Ending, Verdict, explain
 from models.outcome import Disposition
 from models.points import Point, reached
+from models.repairs import Repair
 from models.settings import Settings
 from models.sightings import Attempt, Sight, Sighting
 from models.statements import statement
@@ -126,24 +128,28 @@ class Reconciler:
         found = self._find(ids)
         reached(Point.LISTENER_LOOKED)
         with self._connection.begin():
-            over = ledger.record(self._connection, found.sightings, timer_b=self._settings.timer_b).over
+            recorded = ledger.record(self._connection, found.sightings, timer_b=self._settings.timer_b)
             started_at = self._connection.exec_driver_sql(
                 "SELECT started_at FROM nodes WHERE name = %(node)s", {"node": self._node}
             ).scalar()
             missing = {id for id in ids if id not in found.live and id not in found.ended}
             rows = ledger.lock_attempts(self._connection, ids).values()
-            ledger.write(
+            verdicts = [
+                self._verdict(row, found, started_at) for row in rows if row.id in missing and row.status in DIALABLE
+            ]
+            held = [self._held(row) for row in rows if row.id in found.live and row.status is Status.UNKNOWN]
+            ledger.write(self._connection, [*verdicts, *held])
+            statuses = Counter(verdict.attempt.status for verdict in verdicts)
+            repairs.count(
                 self._connection,
-                [
-                    *(
-                        self._verdict(row, found, started_at)
-                        for row in rows
-                        if row.id in missing and row.status in DIALABLE
-                    ),
-                    *(self._held(row) for row in rows if row.id in found.live and row.status is Status.UNKNOWN),
-                ],
+                {
+                    Repair.ATTEMPT_WITHDRAWN: statuses[Status.WITHDRAWN],
+                    Repair.ATTEMPT_LOST: statuses[Status.UNKNOWN],
+                    Repair.VERDICT_OVERTURNED: recorded.overturned,
+                },
             )
         reached(Point.LISTENER_JUDGED)
+        over = recorded.over
         if missing or over:
             logger.info("looked_up", node=self._node, attempts=len(ids), live=len(found.live), missing=len(missing))
         return list(over)
@@ -182,7 +188,7 @@ class Reconciler:
         reached(Point.LISTENER_LOOKED)
         with self._connection.begin():
             now = ledger.now(self._connection)
-            over = ledger.record(self._connection, found.sightings, timer_b=self._settings.timer_b).over
+            recorded = ledger.record(self._connection, found.sightings, timer_b=self._settings.timer_b)
             still = [
                 row for row in ledger.lock_attempts(self._connection, ids).values() if row.status is Status.WITHDRAWN
             ]
@@ -191,9 +197,13 @@ class Reconciler:
             hold_until = now + self._settings.lost_call_hold
             ledger.write(self._connection, [_lost(row, now, hold_until=hold_until) for row in lost])
             ledger.give_back(self._connection, [row.id for row in gone])
+            repairs.count(
+                self._connection,
+                {Repair.ATTEMPT_LOST: len(lost), Repair.VERDICT_OVERTURNED: recorded.overturned + len(lost)},
+            )
         reached(Point.LISTENER_JUDGED)
         logger.info("looked_again", node=self._node, attempts=len(ids), given_back=len(gone), lost=len(lost))
-        return [*over, *gone]
+        return [*recorded.over, *gone]
 
     def _find(self, ids: Sequence[UUID]) -> _Found:
         """A channel that was made between the look at the channels and that at its traces is looked for once more."""

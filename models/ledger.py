@@ -120,6 +120,7 @@ class Recorded:
 
     over: Sequence[Attempt]  #: their slots are to be freed after the commit
     news: bool = False  #: a call waits for the next gateway, or a gateway rests: the leader is to be told
+    overturned: int = 0  #: verdicts that what was seen has won over; the caller counts them (`models.repairs`)
 
 
 def now(connection: Connection) -> datetime:
@@ -282,7 +283,11 @@ def record(connection: Connection, sightings: Iterable[Sighting], *, timer_b: ti
     rests = _count_failures(connection, [change.attempt.id for change in changes if change.sign is Sign.FAILED])
     if met:
         _count_unreached(connection, met)
-    return Recorded(over=[row for row in over if row.id not in handing_over], news=rests or bool(handing_over))
+    return Recorded(
+        over=[row for row in over if row.id not in handing_over],
+        news=rests or bool(handing_over),
+        overturned=len(overturned),
+    )
 
 
 def _can_hand_over(connection: Connection, undelivered: Sequence[UUID]) -> Collection[UUID]:

@@ -32,6 +32,9 @@ from models.statuses import Status
 
 logger = structlog.get_logger(__name__)
 
+_OF_THE_NODE = ("does not exist", "shutting down")
+"""In Asterisk's word for why it takes no Originate at all: it is booting, or its owner has stopped it gracefully."""
+
 _HELD_UP = timedelta(milliseconds=50)
 """Later than this after its turn nothing is sent: what waited in a frozen process must not leave all at once."""
 
@@ -130,7 +133,7 @@ class Originator:
         if isinstance(error, TooLate):
             self._give_back([claim.id], Status.INITIATED, _TURN_PASSED)
             return
-        placed_wrong = isinstance(error, Refused) and "does not exist" not in error.message  # else: it is booting
+        placed_wrong = isinstance(error, Refused) and not any(sign in error.message for sign in _OF_THE_NODE)
         self._give_back(
             [claim.id],
             Status.INITIATED,

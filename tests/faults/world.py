@@ -13,7 +13,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import count
@@ -25,13 +25,15 @@ from uuid import UUID
 import uuid_utils.compat
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from deploy.carrier import witness
+from deploy.carrier.carrier import Carrier
 from deploy.carrier.people import area_codes, numbers
 from deploy.part import Part, stop
 from models.points import Point
 from models.settings import Settings
 from tests.faults.armed import gone_on, struck
 from tests.faults.proxy import Proxy
-from tests.integration.system import System, until
+from tests.integration.system import PASSWORD, USERNAME, System, until
 
 ROOT = Path(__file__).parents[2]
 SERVICES = ("postgres", "redis", "ami")
@@ -86,6 +88,7 @@ class World(System):
         self._skip = 0
         self.proxies: dict[tuple[str, str], Proxy] = {}
         self.extra: list[str] = []
+        self.carriers: list[Carrier] = []  # beside the one of all cases
         self._plain: dict[str, Part] = {}  # as `trunkline up` runs them
 
     def __enter__(self) -> World:
@@ -98,6 +101,8 @@ class World(System):
         for proxy in self.proxies.values():
             proxy.restore()
         super().__exit__()
+        for carrier in self.carriers:
+            carrier.stop()
         for proxy in self.proxies.values():
             proxy.close()
         self._portal_context.__exit__(None, None, None)
@@ -162,6 +167,32 @@ class World(System):
         """Of every process: the service is away for all of us."""
         return [proxy for (_, to), proxy in self.proxies.items() if to == service]
 
+    # --- carriers
+
+    def add_carrier(self, always: str = "", *, port: int = 0) -> Carrier:
+        """One more gateway of a carrier, of which every number ends like these digits; `heal` ends it."""
+        directory = self.stack.home / f"carrier-{next(self._names)}"
+        carrier = Carrier(
+            tree=self.tree.root, directory=directory, username=USERNAME, password=PASSWORD, always=always, port=port
+        )
+        carrier.start()
+        self.carriers.append(carrier)
+        return carrier
+
+    def turn(self, carrier: Carrier, always: str = "") -> Carrier:
+        """The gateway dies with what is up there, and another takes its address; `heal` ends that one too."""
+        carrier.stop()
+        return self.add_carrier(always, port=carrier.port)
+
+    def carrier_calls(self) -> list[witness.CarrierCall]:
+        """At all gateways, in the order of the first INVITEs; a gateway that was turned is one, with one memory."""
+        logs: dict[int, list[str]] = {}
+        for carrier in (self.carrier, *self.carriers):
+            whole, _, _ = carrier.log.read_text(errors="replace").rpartition("\n")
+            logs.setdefault(carrier.port, []).extend(whole.split("\n"))
+        calls = [call for lines in logs.values() for call in witness.parse(lines)]
+        return sorted((call for call in calls if call.invited_at >= self._began_at), key=lambda call: call.invited_at)
+
     # --- faults at points
 
     def order(
@@ -205,6 +236,9 @@ class World(System):
             for service in SERVICES:
                 self.proxies.pop((name, service)).close()
         self.extra.clear()
+        for carrier in self.carriers:
+            carrier.stop()
+        self.carriers.clear()
         for name, process in list(self.processes.items()):
             if process.poll() is not None:
                 self.start(name)
@@ -230,15 +264,32 @@ class World(System):
         calls_per_second: float = 30,
         agent: str = "playback://hello-world",
         start: bool = True,
+        gateways: Sequence[Carrier] = (),
     ) -> Campaign:
-        """A trunk, a number, an agent and so many people; it runs when this returns."""
+        """A trunk, a number, an agent and so many people; it runs when this returns. Without `gateways` it has the one of all cases."""
         name = f"case-{next(self._names)}"
         most = max(people.values())
         if self._skip + most > len(area_codes()):
             self._skip = 0
         to = numbers(people, skip=self._skip)
         self._skip += most
-        from_number = self.add_trunk(name, slots=slots, calls_per_second=calls_per_second, userpass=False)
+        from_number = self.add_trunk(
+            name,
+            slots=slots,
+            calls_per_second=calls_per_second,
+            userpass=False,
+            qualify_frequency=0 if gateways else 60,
+            carrier=gateways[0] if gateways else None,
+        )
+        for priority, carrier in enumerate(gateways[1:], start=2):
+            self.run(
+                "INSERT INTO trunk_gateways (trunk_id, gateway_address, port, priority)"
+                " SELECT id, %(host)s, %(port)s, %(priority)s FROM trunks WHERE name = %(name)s",
+                name=name,
+                host=carrier.host,
+                port=carrier.port,
+                priority=priority,
+            )
         campaign_id, agent_id = uuid_utils.compat.uuid7(), self.add_agent(name, agent)
         with self.engine.begin() as connection:
             connection.exec_driver_sql(
@@ -300,6 +351,16 @@ class _Frozen:
 
     def __exit__(self, *_: object) -> None:
         _signal(self._pids, signal.SIGCONT)
+
+
+@contextmanager
+def frozen(carrier: Carrier) -> Iterator[None]:
+    """A carrier that stands still, and then sees everything that was sent to it meanwhile."""
+    _signal([carrier.pid], signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        _signal([carrier.pid], signal.SIGCONT)
 
 
 def _signal(pids: list[int], number: signal.Signals) -> None:
