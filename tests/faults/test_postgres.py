@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from models.explanations import Ending, Verdict, explain
 from models.points import Point
 from tests.faults.witness import calls_at_the_carrier, check
 from tests.faults.world import Campaign, World
@@ -48,11 +49,24 @@ def test_a_postgres_that_crashes_in_the_middle_of_a_transaction_costs_no_call(
     check(world, campaign)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["worker-1", *(pytest.param(name, marks=pytest.mark.long) for name in ("listener-local", "scheduler"))],
-)
-def test_a_commit_whose_answer_is_lost_sends_nothing_twice_and_loses_nothing(world: World, name: str) -> None:
+def test_a_claim_whose_commit_is_not_confirmed_is_not_sent(world: World) -> None:
+    campaign = world.campaign_of({"01": 8, "86": 8})
+    world.wait_under_way(campaign, over=2)
+    held = world.order("worker-1", Point.WORKER_CLAIMS, "hold")
+    held.wait()
+    cut = world.proxy("worker-1", "postgres").cut_at(b"COMMIT")
+    held.go_on()
+    cut.wait(30)
+    check(world, campaign)
+    rows = world.rows(
+        "SELECT explanation FROM attempts WHERE campaign_id = %(c)s AND status = 'withdrawn'", c=campaign.id
+    )
+    assert explain(Ending(why=Verdict.NO_CHANNEL)) in [row.explanation for row in rows], "claimed, and never sent"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["listener-local", "scheduler"])
+def test_a_commit_whose_answer_is_lost_loses_nothing(world: World, name: str) -> None:
     campaign = world.campaign_of(FEW)
     world.wait_under_way(campaign)
     world.proxy(name, "postgres").cut_at(b"COMMIT").wait(30)

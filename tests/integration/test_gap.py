@@ -302,13 +302,16 @@ class Look:
             "n1",
             self._connection,
             self.link,  # type: ignore[arg-type]
-            lambda: self.rows.record(*self.heard) and None,
+            self._catch_up,
             now=lambda: self.clock,
         )
         return self
 
     def __exit__(self, *_: object) -> None:
         self._connection.close()
+
+    def _catch_up(self) -> None:
+        self.rows.record(*self.heard)
 
     def after_gap(self) -> list[UUID]:
         return [row.id for row in self.reconciler.after_gap(datetime.now(UTC))]
