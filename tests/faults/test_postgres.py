@@ -122,15 +122,18 @@ def test_originates_that_wait_inside_asterisk_for_its_postgres_are_dialled_once_
     campaign = world.campaign_of(FEW)
     world.wait_under_way(campaign)
     with world.frozen_backends("trunkline_asterisk%"):
+        frozen_at = time.monotonic()
         until(
             lambda: world.value(
-                "SELECT count(*) FROM attempts WHERE campaign_id = %(c)s AND status = 'withdrawn'", c=campaign.id
+                "SELECT count(*) FROM attempts a JOIN calls c ON c.id = a.call_id WHERE a.campaign_id = %(c)s"
+                " AND a.explanation = %(why)s AND c.current_attempt_id <> a.id AND c.status = 'initiated'",
+                c=campaign.id,
+                why=explain(Ending(why=Verdict.NO_CHANNEL)),
             ),
             within=60,
-            what="an attempt is withdrawn that Asterisk has accepted",
+            what="a call is sent anew whose withdrawn attempt is inside Asterisk still",
         )
-        frozen_at = time.monotonic()
-        until(lambda: time.monotonic() > frozen_at + 15, within=20)
+        until(lambda: time.monotonic() > frozen_at + 30, within=35)
     check(world, campaign)
 
 
