@@ -36,7 +36,7 @@ from models import ledger
 from models.database import reason
 from models.ledger import Recorded
 from models.points import Point, reached
-from models.roles import BEAT_SECONDS, Role, hold, listener_of
+from models.roles import BEAT_SECONDS, Role, epoch_of, hold, listener_of
 from models.settings import Node, Settings
 from models.sightings import Attempt, Sight, Sighting, frees_after_cancel
 from models.slots import CANCEL_LINGERS, Away, Slots
@@ -61,6 +61,7 @@ class Listener:
         self._node = node
         self._slots = slots
         self._ears = Ears(node)
+        self._epoch = 0  # of the role when it was held last
 
     def run(self, stop: threading.Event) -> None:
         name = listener_of(self._node.name)
@@ -70,6 +71,7 @@ class Listener:
                     with hold(self._settings, name, stop, while_waiting=self._hand_in) as role:
                         if role is None:
                             return
+                        self._epoch = role.epoch
                         logger.info("listening", node=self._node.name, epoch=role.epoch)
                         self._listen(role, stop)
                 except DBAPIError as error:
@@ -114,8 +116,12 @@ class Listener:
         self._say_deaf(role, "the listener was stopped")
 
     def _hand_in(self, connection: Connection) -> None:
-        """Another one listens: what we heard until now is written all the same."""
-        self._ears.close()
+        """Another one listens: what we heard until now is written all the same, and no more is heard.
+
+        Unless that is we: a session of ours that Postgres has not given up yet.
+        """
+        if self._ears.is_open and epoch_of(connection, listener_of(self._node.name)) != self._epoch:
+            self._ears.close()
         self._catch_up(connection)
 
     def _catch_up(self, connection: Connection) -> None:

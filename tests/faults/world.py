@@ -317,6 +317,14 @@ class _Frozen:
         self._pids = [int(row.pid) for row in rows]
         assert self._pids, f"nobody is called {self._application}"
         _signal(self._pids, signal.SIGSTOP)
+        while not self._hold_nothing_up():
+            _signal(self._pids, signal.SIGCONT)
+            _signal(self._pids, signal.SIGSTOP)
+
+    def _hold_nothing_up(self) -> bool:
+        """Whether each was stopped while it waited for a question: in the midst of a write all of Postgres would wait."""
+        rows = self._world.rows("SELECT wait_event FROM pg_stat_activity WHERE pid = ANY (%(p)s)", p=self._pids)
+        return all(row.wait_event == "ClientRead" for row in rows)
 
     def __exit__(self, *_: object) -> None:
         _signal(self._pids, signal.SIGCONT)

@@ -24,6 +24,7 @@ from asterisk.link import Down, Up
 from asterisk.listener import Listener
 from asterisk.reconcile import Reconciler
 from deploy.embedded.valkey import Valkey
+from models import roles
 from models.database import open_engine
 from models.roles import hold, listener_of
 from models.settings import Login, Node
@@ -259,6 +260,24 @@ def test_what_was_heard_is_handed_in_where_another_one_listens_by_now(
         assert rows.attempt(attempt).status == "busy"
         until(lambda: link.closed == 1, what="it hears no more")
     until(lambda: link.opened == 2, what="it listens again")
+
+
+@pytest.mark.usefixtures("listens")
+def test_who_finds_the_role_held_by_a_dead_session_of_its_own_hears_on(
+    rows: Rows, link: ScriptedLink, database: Database, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "_HOLD_AGAIN_AFTER", 2.0)
+    attempt = claimed(rows, Sight.RINGING)
+    link.live[attempt] = "Ringing"
+    link.inbox.put(Up())
+    until(lambda: is_heard(rows))
+    with database_away(database, postgres):
+        link.inbox.put(hangup(attempt, 17))
+    with database.engine.connect() as dead:
+        assert roles._try_lock(dead, listener_of("n1"))
+        until(lambda: rows.attempt(attempt).ended_at, what="what was heard is written")
+    until(lambda: is_heard(rows), what="it listens again")
+    assert (link.opened, link.closed) == (1, 0)
 
 
 @pytest.mark.usefixtures("listens")
