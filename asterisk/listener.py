@@ -8,7 +8,7 @@
 - The node may be dialled only while its listener says so: `nodes.heard_at` is renewed every 2 s and
   cleared as soon as the link is down. No ears, no mouth.
 - Events are written in batches, whatever has come while the last batch was being written; the slots
-  of what is over are freed after the commit. A free that fails is made good by the leader's audit.
+  of what is over are freed after the commit. A Redis that does not answer is tried again later, and holds up nothing.
 - When the database goes away, the link stays: Asterisk's own ledger loses what happens then, and this
   process is the only witness. What it heard (`asterisk.ears`, bounded) is written first when the role
   is held again, and only then is anything judged; if another listener holds it by then, it is written
@@ -39,7 +39,7 @@ from models.points import Point, reached
 from models.roles import BEAT_SECONDS, Role, epoch_of, hold, listener_of
 from models.settings import Node, Settings
 from models.sightings import Attempt, Sight, Sighting, frees_after_cancel
-from models.slots import CANCEL_LINGERS, Away, Slots
+from models.slots import CANCEL_LINGERS, Away, Freer
 
 logger = structlog.get_logger(__name__)
 
@@ -56,7 +56,7 @@ _BRIEFLY = Timings(connect=timedelta(seconds=1), action=timedelta(seconds=2))  #
 class Listener:
     """Hears one node. `run` returns when `stop` is set."""
 
-    def __init__(self, settings: Settings, node: Node, slots: Slots) -> None:
+    def __init__(self, settings: Settings, node: Node, slots: Freer) -> None:
         self._settings = settings
         self._node = node
         self._slots = slots
@@ -96,6 +96,7 @@ class Listener:
                 hearing, next_look = False, 0.0  # as soon as it is up
                 self._say_deaf(role, self._ears.why_down)
             self._write(role.connection)
+            self._free([])  # what Redis did not take before
             now = time.monotonic()
             if now >= next_beat:
                 self._beat(role, hearing)
@@ -276,11 +277,8 @@ class Listener:
             return False
 
     def _free(self, over: Sequence[Attempt]) -> None:
-        at_once = [row.id for row in over if not frees_after_cancel(row)]
-        later = [row.id for row in over if frees_after_cancel(row)]
         try:
-            self._slots.free(at_once)
-            self._slots.free(later, linger=CANCEL_LINGERS)
+            self._slots.free({row.id: CANCEL_LINGERS if frees_after_cancel(row) else timedelta(0) for row in over})
         except Away as error:
             logger.warning("slots_not_freed", node=self._node.name, attempts=len(over), error=str(error))
 

@@ -109,7 +109,7 @@ class Reconciler:
             raise
 
     def _look_up(self, heard_since: datetime | None) -> list[Attempt]:
-        longest = self._settings.ring_timeout + self._settings.longest_call + _OVERTIME
+        longest = longest_attempt(self._settings)
         with self._connection.begin():
             ids = list(
                 self._connection.exec_driver_sql(
@@ -153,7 +153,7 @@ class Reconciler:
 
     def _verdict(self, row: Attempt, found: _Found, started_at: datetime | None) -> ledger.Change:
         """On an attempt that has neither a channel nor an outcome."""
-        now = datetime.now(UTC)
+        now = ledger.now(self._connection)
         claimed_at = row.initiated_at or now
         if started_at is not None and started_at > claimed_at:
             longest = claimed_at + self._settings.ring_timeout + self._settings.longest_call
@@ -172,7 +172,7 @@ class Reconciler:
 
     def _held(self, row: Attempt) -> ledger.Change:
         """An attempt that was given up and has a channel after all: its slot is taken for as long as the call is up."""
-        held = datetime.now(UTC) + self._settings.lost_call_hold
+        held = ledger.now(self._connection) + self._settings.lost_call_hold
         return ledger.Change(attempt=replace(row, hold_until=max(row.hold_until or held, held)), follow=False)
 
     def second_looks(self) -> list[Attempt]:
@@ -184,8 +184,8 @@ class Reconciler:
         found = self._find(ids)
         self._catch_up()
         reached(Point.LISTENER_LOOKED)
-        now = datetime.now(UTC)
         with self._connection.begin():
+            now = ledger.now(self._connection)
             over = ledger.record(self._connection, found.sightings, timer_b=self._settings.timer_b).over
             still = [
                 row for row in ledger.lock_attempts(self._connection, ids).values() if row.status is Status.WITHDRAWN
@@ -226,6 +226,11 @@ class Reconciler:
         return _Found(
             sightings=sightings, live=frozenset(channels) - ended, ended=frozenset(ended), made=frozenset(made)
         )
+
+
+def longest_attempt(settings: Settings) -> timedelta:
+    """So long after its claim at most a call is up: Asterisk ends it (`TIMEOUT(absolute)`), whoever hears of it."""
+    return settings.ring_timeout + settings.longest_call + _OVERTIME
 
 
 def written_down(connection: Connection, ids: Sequence[UUID]) -> list[Sighting]:

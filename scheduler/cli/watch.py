@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy import Engine
 
+from models.errors import Invalid
 from models.settings import Settings
 from models.slots import Away, Slots, connect
 from scheduler import campaigns
@@ -149,7 +150,7 @@ class _Used:
         try:
             url = settings.redis_url.get_secret_value() if settings.redis_url else None
             self._client: redis.Redis | None = connect(url) if url else None
-        except ValueError:
+        except Invalid:
             self._client = None
 
     def of(self, trunk: TrunkInUse) -> int | None:

@@ -165,13 +165,27 @@ class World(System):
 
     # --- faults at points
 
-    def order(self, name: str, point: Point, do: Do, *, after: int = 0) -> Order:
-        """The process does that to itself when it has passed the point `after` times and reaches it again."""
+    def order(
+        self,
+        name: str,
+        point: Point,
+        do: Do,
+        *,
+        after: int = 0,
+        number: str | None = None,
+        many: int = 0,
+        stays: bool = False,
+    ) -> Order:
+        """The process does that to itself when it has passed the point `after` times and reaches it again.
+
+        With `number` only when it has an attempt for that person in hand, with `many` only when it has so many; one that
+        `stays` strikes every time.
+        """
         path = self._armoury / name / point
         struck(path).unlink(missing_ok=True)
         gone_on(path).unlink(missing_ok=True)
         draft = path.with_suffix(".draft")
-        draft.write_text(json.dumps({"do": do, "after": after}))
+        draft.write_text(json.dumps({"do": do, "after": after, "number": number, "many": many, "stays": stays}))
         draft.rename(path)
         return Order(path=path)
 
@@ -313,7 +327,7 @@ class _Frozen:
 
     def __enter__(self) -> None:
         rows = self._world.rows(
-            "SELECT pid FROM pg_stat_activity WHERE application_name LIKE %(a)s OR usename LIKE %(a)s",
+            "SELECT pid FROM pg_stat_activity WHERE application_name LIKE %(a)s || '%%' OR usename LIKE %(a)s",
             a=self._application,
         )
         self._pids = [int(row.pid) for row in rows]

@@ -29,7 +29,7 @@ from models.database import open_engine
 from models.roles import hold, listener_of
 from models.settings import Login, Node
 from models.sightings import Sight, Sighting
-from models.slots import Slots, connect
+from models.slots import Freer, Slots, connect
 from tests.integration.conftest import Database, PostgresServer
 from tests.integration.ledger_rows import Rows, ended, saw
 from tests.integration.system import until
@@ -116,7 +116,7 @@ def link(monkeypatch: pytest.MonkeyPatch) -> ScriptedLink:
 def listens(database: Database, valkey: Valkey, link: ScriptedLink, rows: Rows) -> Iterator[None]:
     rows.run("UPDATE nodes SET heard_at = NULL, listening_since = NULL")
     stop = threading.Event()
-    listener = Listener(database.settings, NODE, Slots(connect(valkey.url)))
+    listener = Listener(database.settings, NODE, Freer(Slots(connect(valkey.url))))
     thread = threading.Thread(target=listener.run, args=(stop,))
     thread.start()
     yield
