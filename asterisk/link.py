@@ -35,7 +35,7 @@ class Down:
 
 
 class Link:
-    """Open it with `with`; its methods are for one thread. They raise `AmiError`."""
+    """Open it with `with`, again if need be; what it heard before can be taken later. For one thread; raises `AmiError`."""
 
     def __init__(self, node: Node) -> None:
         self._node = node

@@ -82,6 +82,7 @@ class Reconciler:
         node: str,
         connection: Connection,
         link: Link,
+        catch_up: Callable[[], None] = lambda: None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._now = now
@@ -89,6 +90,7 @@ class Reconciler:
         self._node = node
         self._connection = connection
         self._link = link
+        self._catch_up = catch_up  # writes what was heard until now: judged is only what then is still open
         self._heard_since: datetime | None = None  # until what was in hand then has been looked up too
         self._heard_at = 0.0
 
@@ -126,6 +128,7 @@ class Reconciler:
         if not ids:
             return []
         found = self._find(ids)
+        self._catch_up()
         reached(Point.LISTENER_LOOKED)
         with self._connection.begin():
             recorded = ledger.record(self._connection, found.sightings, timer_b=self._settings.timer_b)
@@ -185,6 +188,7 @@ class Reconciler:
         if not ids:
             return []
         found = self._find(ids)
+        self._catch_up()
         reached(Point.LISTENER_LOOKED)
         with self._connection.begin():
             now = ledger.now(self._connection)

@@ -1,7 +1,9 @@
 """Connections to Postgres, each with its bounds, and the migrations.
 
 No wait is unbounded: connecting takes at most 5 s, a dead peer is noticed by TCP keep-alive and
-`tcp_user_timeout` in about 6 s, a statement of the services ends after 30 s.
+`tcp_user_timeout` in about 6 s, a statement of the services ends after 30 s. One whose kernel says
+that it got everything, and who says nothing itself (frozen, or a proxy with nobody behind it), is given
+up 3 s after it should have ended the statement.
 """
 
 from __future__ import annotations
@@ -10,16 +12,20 @@ import contextlib
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import psycopg
-from sqlalchemy import Engine, create_engine, make_url
+from psycopg.abc import PQGen
+from psycopg.pq import TransactionStatus
+from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from models.errors import Invalid, TrunklineError, Unavailable
 from models.settings import Settings
+
+T = TypeVar("T")
 
 _BOUNDS = {
     "connect_timeout": 5,
@@ -30,6 +36,9 @@ _BOUNDS = {
 }
 # one process's services log in as a member of this role and act as it, so that they own nothing
 SERVICES = "trunkline_services"
+_STATEMENT_TIMEOUT_MS = 30_000
+_PATIENCE = 3.0  # seconds that an answer may be late after the statement's own end
+_WAKE_EVERY = 0.1  # psycopg's own: a Ctrl-C is noticed so soon
 NEVER_IDLE = " -c idle_in_transaction_session_timeout=6000"
 """For those who wait for nothing else within a transaction: one who falls silent there is frozen, and its locks stop everybody."""
 _MIGRATING = 0x7472756E6B  # advisory lock: two that migrate at once take turns
@@ -50,7 +59,7 @@ def sqlalchemy_url(url: str) -> URL:
 
 
 def connect_arguments(
-    application: str, *, role: str | None = SERVICES, statement_timeout_ms: int = 30_000
+    application: str, *, role: str | None = SERVICES, statement_timeout_ms: int = _STATEMENT_TIMEOUT_MS
 ) -> dict[str, Any]:
     """libpq's parameters for a connection of ours; `application` is the `writer` of its rows in `call_events`."""
     options = f"-c statement_timeout={statement_timeout_ms} -c timezone=UTC"
@@ -67,19 +76,68 @@ def database_url(settings: Settings) -> str:
     return settings.database_url.get_secret_value()
 
 
-def open_engine(settings: Settings, application: str, *, pool_size: int = 5, options: str = "") -> Engine:
-    """A pool of checked connections that act as the services' role; `options` are more of the server's settings."""
-    arguments = connect_arguments(application)
+class _Connection(psycopg.Connection[Any]):
+    """Closes itself when an answer does not come: what came later would be taken for that to the next question."""
+
+    longest_wait = _STATEMENT_TIMEOUT_MS / 1000 + _PATIENCE
+
+    def wait(self, gen: PQGen[T], interval: float = _WAKE_EVERY, timeout: float | None = None) -> T:
+        try:
+            return super().wait(gen, interval, self.longest_wait if timeout is None else timeout)
+        except psycopg.OperationalError as error:
+            if timeout is not None or self.pgconn.transaction_status != TransactionStatus.ACTIVE:
+                raise  # Postgres has answered
+            self.pgconn.finish()
+            raise psycopg.OperationalError(f"no answer within {self.longest_wait:g} s") from error
+
+
+def make_engine(
+    url: str,
+    application: str,
+    *,
+    role: str | None = SERVICES,
+    statement_timeout_ms: int = _STATEMENT_TIMEOUT_MS,
+    options: str = "",
+    **pool: Any,
+) -> Engine:
+    """An engine whose every wait is bounded; `options` are more of the server's settings."""
+    arguments = connect_arguments(application, role=role, statement_timeout_ms=statement_timeout_ms)
     arguments["options"] += options
-    return create_engine(
-        sqlalchemy_url(database_url(settings)),
+    engine = create_engine(
+        sqlalchemy_url(url),
         connect_args=arguments,
+        hide_parameters=True,  # phone numbers and passwords are parameters
+        **pool,
+    )
+
+    @event.listens_for(engine, "do_connect")
+    def connect(_: Any, __: Any, words: Any, parameters: Any) -> _Connection:
+        connection = _Connection.connect(*words, **parameters)
+        connection.longest_wait = statement_timeout_ms / 1000 + _PATIENCE
+        return connection
+
+    return engine
+
+
+def open_engine(
+    settings: Settings,
+    application: str,
+    *,
+    pool_size: int = 5,
+    statement_timeout_ms: int = _STATEMENT_TIMEOUT_MS,
+    options: str = "",
+) -> Engine:
+    """A pool of checked connections that act as the services' role; `options` as in `make_engine`."""
+    return make_engine(
+        database_url(settings),
+        application,
+        statement_timeout_ms=statement_timeout_ms,
+        options=options,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=10,
         pool_pre_ping=True,
         pool_use_lifo=True,
-        hide_parameters=True,  # phone numbers and passwords are parameters
     )
 
 
@@ -99,7 +157,12 @@ def readable_errors() -> Iterator[None]:
 
 
 def reason(error: BaseException | None) -> str:
-    """What Postgres or libpq says, as one line; without libpq's question, which comes after the cause."""
+    """What Postgres or libpq says, as one line; without libpq's question, which comes after the cause.
+
+    Of an error of the server its message alone: details quote rows.
+    """
+    if isinstance(error, psycopg.Error) and error.diag.message_primary:
+        return error.diag.message_primary
     lines = [line.strip() for line in str(error).splitlines()]
     said = " ".join(line for line in lines if line and not line.startswith("Is the server running"))
     return said or type(error).__name__
@@ -114,9 +177,7 @@ def migrate(owner_url: str) -> None:
     from alembic import command  # a tenth of the time that a command takes, and only `up` needs it
     from alembic.config import Config
 
-    engine = create_engine(
-        sqlalchemy_url(owner_url), connect_args=connect_arguments("trunkline-migrate", role=None), hide_parameters=True
-    )
+    engine = make_engine(owner_url, "trunkline-migrate", role=None)
     config = Config()
     config.set_main_option("script_location", str(Path(str(resources.files("models"))) / "migrations"))
     try:

@@ -16,13 +16,13 @@ import os
 import socket
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, NullPool, create_engine
+from sqlalchemy import Connection, NullPool
 
-from models.database import connect_arguments, database_url, sqlalchemy_url
+from models.database import database_url, make_engine
 from models.settings import Settings
 
 SCHEDULER, PROBER = "trunkline-scheduler", "trunkline-prober"
@@ -41,22 +41,31 @@ class Role:
 
 
 @contextmanager
-def hold(settings: Settings, name: str, stop: threading.Event) -> Iterator[Role | None]:
+def hold(
+    settings: Settings,
+    name: str,
+    stop: threading.Event,
+    *,
+    while_waiting: Callable[[Connection], None] = lambda connection: None,
+) -> Iterator[Role | None]:
     """Waits for the role and yields it; None if `stop` was set first.
+
+    `while_waiting` is called whenever somebody else was found to hold it, and may write what needs no role.
 
     Raises SQLAlchemy's DBAPIError, here or from the connection, when Postgres does not answer or the
     role was lost: let go of everything and hold again.
     """
-    arguments = connect_arguments(name, statement_timeout_ms=5000)
-    arguments["options"] += (
-        f" -c idle_session_timeout={LOST_AFTER_MS} -c idle_in_transaction_session_timeout={LOST_AFTER_MS}"
-    )
-    engine = create_engine(
-        sqlalchemy_url(database_url(settings)), poolclass=NullPool, connect_args=arguments, hide_parameters=True
+    engine = make_engine(
+        database_url(settings),
+        name,
+        statement_timeout_ms=5000,
+        options=f" -c idle_session_timeout={LOST_AFTER_MS} -c idle_in_transaction_session_timeout={LOST_AFTER_MS}",
+        poolclass=NullPool,
     )
     try:
         with engine.connect() as connection:
             while not _try_lock(connection, name):
+                while_waiting(connection)
                 if stop.wait(_TRY_EVERY_SECONDS):
                     yield None
                     return
@@ -98,6 +107,15 @@ def holder(connection: Connection, name: str) -> str | None:
         "SELECT holder FROM roles WHERE name = %(name)s", {"name": name}
     ).scalar()
     return found
+
+
+def epoch_of(connection: Connection, name: str) -> int:
+    """The epoch of whoever was the last to get the role; 0 if nobody ever did."""
+    with connection.begin():
+        epoch: int | None = connection.exec_driver_sql(
+            "SELECT epoch FROM roles WHERE name = %(name)s", {"name": name}
+        ).scalar()
+    return epoch or 0
 
 
 def _key(name: str) -> tuple[int, int]:

@@ -15,12 +15,15 @@ from uuid import UUID
 
 import structlog
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
 from asterisk.ami import TooLate
 from asterisk.marks import mark_family
 from asterisk.pool import AmiError, AmiPool, MaybeSent, Originate, Refused
 from models import contexts, ledger
 from models.agents import DEFAULT_FALLBACK, check_sound, parse_connect
+from models.database import reason
 from models.errors import Invalid
 from models.explanations import Ending, Verdict, explain
 from models.ledger import Claim
@@ -38,6 +41,9 @@ _OF_THE_NODE = ("does not exist", "shutting down")
 _HELD_UP = timedelta(milliseconds=50)
 """Later than this after its turn nothing is sent: what waited in a frozen process must not leave all at once."""
 
+_AWAY = (OperationalError, InternalError, NoConnectionFree)
+"""What the ledger's absence looks like; everything else is a fault of ours, and shows."""
+
 _TURN_PASSED = explain(Ending(why=Verdict.TURN_PASSED))
 
 
@@ -54,13 +60,18 @@ class Originator:
         """Dials what can be claimed of these attempts; returns how many Asterisk took.
 
         What cannot be claimed and is still queued (its trunk is off, its campaign paused, its grant
-        void) is given back at once.
+        void) is given back at once. Where the ledger does not answer nothing is sent, whether or not the
+        claim was committed: the leader publishes again what is still queued, and the listener looks up the rest.
         """
         reached(Point.WORKER_TOOK, attempt_ids)
-        with self._engine.begin() as connection:
-            claims = ledger.claim(connection, attempt_ids)
-            claimed = {claim.id for claim in claims}
-            reached(Point.WORKER_CLAIMS, claimed)
+        try:
+            with self._engine.begin() as connection:
+                claims = ledger.claim(connection, attempt_ids)
+                claimed = {claim.id for claim in claims}
+                reached(Point.WORKER_CLAIMS, claimed)
+        except _AWAY as error:
+            logger.warning("not_claimed", attempts=len(attempt_ids), error=_why(error))
+            return 0
         reached(Point.WORKER_CLAIMED, claimed)
         unclaimed = [id for id in attempt_ids if id not in claimed]
         if unclaimed:
@@ -144,8 +155,12 @@ class Originator:
 
     def _give_back_unclaimed(self, attempt_ids: Sequence[UUID]) -> None:
         """Each with what our own rows say against it."""
-        with self._engine.connect() as connection:
-            around = contexts.of_attempts(connection, attempt_ids)
+        try:
+            with self._engine.connect() as connection:
+                around = contexts.of_attempts(connection, attempt_ids)
+        except _AWAY as error:  # they are queued still, and void before long
+            logger.warning("not_given_back", attempts=len(attempt_ids), error=_why(error))
+            return
         said: dict[str, list[UUID]] = {}
         for id, context in around.items():
             why = (
@@ -166,19 +181,27 @@ class Originator:
         disposition: Disposition | None = None,
         delay: timedelta = timedelta(0),
     ) -> None:
-        """What we know we never sent goes back to `scheduled`, and its slots are freed."""
-        with self._engine.begin() as connection:
-            withdrawn = ledger.withdraw(
-                connection,
-                attempt_ids,
-                of={status},
-                at=datetime.now(UTC),
-                explanation=explanation,
-                disposition=disposition,
-                delay=delay,
-            )
+        """What we know we never sent goes back to `scheduled`, and its slots are freed; if not now, then after a look-up."""
+        try:
+            with self._engine.begin() as connection:
+                withdrawn = ledger.withdraw(
+                    connection,
+                    attempt_ids,
+                    of={status},
+                    at=datetime.now(UTC),
+                    explanation=explanation,
+                    disposition=disposition,
+                    delay=delay,
+                )
+        except _AWAY as error:
+            logger.warning("not_given_back", attempts=len(attempt_ids), error=_why(error))
+            return
         reached(Point.WORKER_GAVE_BACK)
         try:
             self._slots.free(withdrawn)
         except Away as error:
             logger.warning("slots_not_freed", attempts=len(withdrawn), error=str(error))
+
+
+def _why(error: Exception) -> str:
+    return reason(error.orig if isinstance(error, DBAPIError) else error)

@@ -19,6 +19,7 @@ from workers.originate import Originator
 logger = structlog.get_logger(__name__)
 
 ORIGINATE = "originate"
+_STATEMENT_TIMEOUT_MS = 10_000  # a thread that waits for the ledger takes no other task
 
 _making = threading.Lock()
 
@@ -32,7 +33,11 @@ def _make_originator() -> Originator:
         settings,
         # a name of its own: who claimed an attempt is known by it, and whether that one still lives
         open_engine(
-            settings, f"trunkline-worker {secrets.token_hex(4)}", pool_size=settings.worker_threads, options=NEVER_IDLE
+            settings,
+            f"trunkline-worker {secrets.token_hex(4)}",
+            pool_size=settings.worker_threads,
+            statement_timeout_ms=_STATEMENT_TIMEOUT_MS,
+            options=NEVER_IDLE,
         ),
         AmiPool(settings.nodes),
         Slots(connect(url)),

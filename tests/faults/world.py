@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -333,6 +334,41 @@ class World(System):
         """Postgres's own processes that serve connections of this name; with it they are frozen."""
         return _Frozen(self, application)
 
+    # --- Postgres
+
+    def crash_postgres(self) -> None:
+        """As if its machine had lost its power: all its processes at once, nothing in order."""
+        pids = self._postgres_processes()
+        self.kill("postgres")
+        _signal(pids, signal.SIGKILL)
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), what="every process of it is gone")
+
+    @contextmanager
+    def without_postgres(self) -> Iterator[None]:
+        """It is stopped, or dead already, and started again at the end; meanwhile nobody else gets its port."""
+        stop(self.parts["postgres"], self.processes["postgres"])
+        with socket.socket() as place:
+            place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            place.bind(("127.0.0.1", urlsplit(self.stack.runtime["database_owner_url"]).port or 0))
+            yield
+        self.start("postgres")
+
+    @contextmanager
+    def frozen_postgres(self) -> Iterator[None]:
+        """The whole of it; its kernel goes on saying that it got everything."""
+        pids = self._postgres_processes()
+        _signal(pids, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            _signal(pids, signal.SIGCONT)
+
+    def _postgres_processes(self) -> list[int]:
+        """The first of them, then its children: each has a session of its own, and no signal to the group reaches them."""
+        first = self.processes["postgres"].pid
+        children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+        return [first, *map(int, children)]
+
 
 class _Frozen:
     """Postgres backends that do not answer, for the length of a `with` block."""
@@ -348,6 +384,14 @@ class _Frozen:
         self._pids = [int(row.pid) for row in rows]
         assert self._pids, f"nobody is called {self._application}"
         _signal(self._pids, signal.SIGSTOP)
+        while not self._hold_nothing_up():
+            _signal(self._pids, signal.SIGCONT)
+            _signal(self._pids, signal.SIGSTOP)
+
+    def _hold_nothing_up(self) -> bool:
+        """Whether each was stopped while it waited for a question: in the midst of a write all of Postgres would wait."""
+        rows = self._world.rows("SELECT wait_event FROM pg_stat_activity WHERE pid = ANY (%(p)s)", p=self._pids)
+        return all(row.wait_event == "ClientRead" for row in rows)
 
     def __exit__(self, *_: object) -> None:
         _signal(self._pids, signal.SIGCONT)

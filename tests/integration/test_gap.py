@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import psycopg
 import pytest
+from psycopg.errors import DeadlockDetected
+from sqlalchemy.exc import OperationalError
 
+from asterisk import ears
 from asterisk import listener as listening
 from asterisk.connection import AmiMessage, MaybeSent
 from asterisk.link import Down, Up
 from asterisk.listener import Listener
 from asterisk.reconcile import SILENT_FOR, Reconciler
 from deploy.embedded.valkey import Valkey
+from models import roles
 from models.database import open_engine
+from models.roles import hold, listener_of
 from models.settings import Login, Node
-from models.sightings import Sight
+from models.sightings import Sight, Sighting
 from models.slots import Freer, Slots, connect
-from tests.integration.conftest import Database
+from tests.integration.conftest import Database, PostgresServer
 from tests.integration.ledger_rows import Rows, ended, saw
 from tests.integration.system import until
 
@@ -42,11 +49,16 @@ class ScriptedLink:
     silent_for: int = 0  #: so many questions get no answer
     blind_for: int = 0  #: so many looks at the channels came too early to see them
 
+    opened: int = 0
+    closed: int = 0
+
     def __enter__(self) -> Self:
+        self.opened += 1
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        self.closed += 1
+        self.inbox.put(Down("stopped"))
 
     def take(self, *, at_most: int, wait: timedelta) -> list[AmiMessage | Up | Down]:
         try:
@@ -95,7 +107,7 @@ def cel(database: Database) -> Iterator[Any]:
 @pytest.fixture
 def link(monkeypatch: pytest.MonkeyPatch) -> ScriptedLink:
     link = ScriptedLink()
-    monkeypatch.setattr(listening, "Link", lambda node: link)
+    monkeypatch.setattr(ears, "Link", lambda node: link)
     monkeypatch.setattr(listening, "_LOOK_EVERY", 0.05)
     return link
 
@@ -221,6 +233,126 @@ def test_what_comes_to_be_overdue_is_looked_up_every_few_seconds_without_any_gap
     assert repaired(rows) == {"attempt-withdrawn": 1}
 
 
+@contextmanager
+def database_away(database: Database, postgres: PostgresServer) -> Iterator[None]:
+    """Whoever is connected is thrown out, and nobody gets in."""
+    name = urlsplit(database.owner_url).path.strip("/")
+    database.engine.dispose()
+    postgres.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+    postgres.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+    try:
+        yield
+    finally:
+        postgres.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+
+
+def message(name: str, **headers: str) -> AmiMessage:
+    return AmiMessage(name=name, headers=headers)
+
+
+@pytest.mark.usefixtures("listens")
+def test_what_was_heard_while_the_database_was_away_is_written_before_anything_is_judged(
+    rows: Rows, link: ScriptedLink, database: Database, postgres: PostgresServer
+) -> None:
+    """Asterisk's own ledger has nothing of it: who looked first would find a channel that vanished."""
+    attempt, refused = claimed(rows, Sight.RINGING, ago=OLD), claimed(rows)
+    link.live[attempt] = "Ringing"
+    link.inbox.put(Up())
+    until(lambda: is_heard(rows))
+    rows.run("UPDATE attempts SET initiated_at = clock_timestamp() WHERE id = %(id)s", id=refused)
+    with database_away(database, postgres):
+        del link.live[attempt]
+        link.inbox.put(hangup(attempt, 17))
+        link.inbox.put(message("OriginateResponse", response="Failure", actionid=str(refused)))
+    until(lambda: rows.attempt(attempt).ended_at, what="it has ended")
+    assert rows.attempt(attempt).status == "busy"
+    assert all("unknown" not in move for move in rows.moves(attempt))
+    until(lambda: rows.attempt(refused).ended_at, what="the refusal is written")
+    assert rows.attempt(refused).disposition == "not-placed", "the stream is whole: it shows that nobody was called"
+    until(lambda: is_heard(rows), what="the node is heard again")
+
+
+@pytest.mark.usefixtures("listens")
+def test_a_gap_while_the_database_was_away_is_a_gap(
+    rows: Rows, link: ScriptedLink, database: Database, postgres: PostgresServer, cel: Any
+) -> None:
+    """Also one because more was heard than could be kept: what came before it is written, what followed is looked up."""
+    kept, missed = claimed(rows, Sight.RINGING, ago=OLD), claimed(rows, Sight.RINGING, ago=OLD)
+    refused = claimed(rows, ago=OLD)
+    link.live |= {kept: "Ringing", missed: "Ringing", refused: "Down"}
+    link.inbox.put(Up())
+    until(lambda: is_heard(rows))
+    cel(missed, "HANGUP", 17)
+    with database_away(database, postgres):
+        link.live.clear()
+        link.inbox.put(hangup(kept, 17))
+        link.inbox.put(Down("the events were more than could be taken in"))
+        link.inbox.put(Up())
+        link.inbox.put(message("OriginateResponse", response="Failure", actionid=str(refused)))
+    until(lambda: rows.attempt(kept).ended_at and rows.attempt(missed).ended_at, what="both have ended")
+    assert [rows.attempt(id).status for id in (kept, missed)] == ["busy", "busy"]
+    until(lambda: rows.attempt(refused).ended_at, what="it was looked up")
+    assert rows.attempt(refused).disposition is None, "a channel may have been made unheard: only a look tells"
+
+
+@pytest.mark.usefixtures("listens")
+def test_what_was_heard_is_handed_in_where_another_one_listens_by_now(
+    rows: Rows, link: ScriptedLink, database: Database, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "_HOLD_AGAIN_AFTER", 2.0)
+    attempt = claimed(rows, Sight.RINGING)
+    link.live[attempt] = "Ringing"
+    link.inbox.put(Up())
+    until(lambda: is_heard(rows))
+    with database_away(database, postgres):
+        link.inbox.put(hangup(attempt, 17))
+    with hold(database.settings, listener_of("n1"), threading.Event()) as role:
+        assert role is not None
+        until(lambda: rows.attempt(attempt).ended_at, what="it is written by who has no role")
+        assert rows.attempt(attempt).status == "busy"
+        until(lambda: link.closed == 1, what="it hears no more")
+    until(lambda: link.opened == 2, what="it listens again")
+
+
+@pytest.mark.usefixtures("listens")
+def test_who_finds_the_role_held_by_a_dead_session_of_its_own_hears_on(
+    rows: Rows, link: ScriptedLink, database: Database, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "_HOLD_AGAIN_AFTER", 2.0)
+    attempt = claimed(rows, Sight.RINGING)
+    link.live[attempt] = "Ringing"
+    link.inbox.put(Up())
+    until(lambda: is_heard(rows))
+    with database_away(database, postgres):
+        link.inbox.put(hangup(attempt, 17))
+    with database.engine.connect() as dead:
+        assert roles._try_lock(dead, listener_of("n1"))
+        until(lambda: rows.attempt(attempt).ended_at, what="what was heard is written")
+    until(lambda: is_heard(rows), what="it listens again")
+    assert (link.opened, link.closed) == (1, 0)
+
+
+@pytest.mark.usefixtures("listens")
+def test_a_deadlock_costs_a_look_and_not_the_role(
+    rows: Rows, link: ScriptedLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epoch = until(lambda: rows.value("SELECT max(epoch) FROM roles"))
+    attempt = claimed(rows, ago=OLD)
+    link.live[attempt] = "Up"
+    deadlocks = iter([DeadlockDetected("deadlock detected")] * 2)
+
+    def find(reconciler: Reconciler, ids: Sequence[UUID]) -> Any:
+        for deadlock in deadlocks:
+            raise OperationalError("SELECT", {}, deadlock)
+        return looked(reconciler, ids)
+
+    looked = Reconciler._find
+    monkeypatch.setattr(Reconciler, "_find", find)
+    link.inbox.put(Up())
+    until(lambda: rows.attempt(attempt).status == "in-progress", what="it was looked up")
+    assert rows.value("SELECT max(epoch) FROM roles") == epoch
+
+
 # --- the look -------------------------------------------------------------------------------------
 
 
@@ -232,6 +364,7 @@ class Look:
     link: ScriptedLink
     database: Database
     clock: float = 0.0
+    heard: list[Sighting] = field(default_factory=list)  #: and not written when a look begins
 
     def __enter__(self) -> Self:
         self._connection = self.rows.engine.connect()
@@ -240,12 +373,16 @@ class Look:
             "n1",
             self._connection,
             self.link,  # type: ignore[arg-type]
-            lambda: self.clock,
+            self._catch_up,
+            now=lambda: self.clock,
         )
         return self
 
     def __exit__(self, *_: object) -> None:
         self._connection.close()
+
+    def _catch_up(self) -> None:
+        self.rows.record(*self.heard)
 
     def after_gap(self) -> list[UUID]:
         return [row.id for row in self.reconciler.after_gap(datetime.now(UTC))]
@@ -276,6 +413,15 @@ def test_what_ended_in_the_gap_while_it_was_in_hand_is_looked_up_a_moment_later(
     other = claimed(rows, Sight.RINGING, ago=OLD)
     assert look.reconciler.overdue() == []
     assert rows.attempt(other).status == "ringing", "only what is overdue from then on"
+
+
+def test_a_channel_that_ended_while_it_was_looked_for_has_ended_as_was_heard(rows: Rows, look: Look) -> None:
+    """Its Hangup waits behind our question, and nobody has written it down for us."""
+    attempt = claimed(rows, Sight.RINGING, ago=OLD)
+    look.heard.append(ended(attempt, 17))
+    assert look.after_gap() == []
+    assert rows.attempt(attempt).status == "busy"
+    assert all("unknown" not in move for move in rows.moves(attempt))
 
 
 def test_a_live_channel_carries_on(rows: Rows, look: Look) -> None:
