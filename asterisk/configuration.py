@@ -71,11 +71,16 @@ class Configuration:
             "AMI_HOST": written(self.ami_host),
             "AMI_PORT": str(self.ami_port),
             "AMI_PERMIT": "\n".join(f"permit = {written(network)}" for network in self.ami_permit),
+            "AUTHS": self._family_of_passwords(),
             "LISTENER_USER": written(self.listener.username),
             "LISTENER_SECRET": written(self.listener.secret),
             "SENDER_USER": written(self.sender.username),
             "SENDER_SECRET": written(self.sender.secret),
         }
+
+    def _family_of_passwords(self) -> str:
+        """By which realtime asks for credentials. Any AMI user may ask as well (Getvar, REALTIME), if it knows the name."""
+        return "ps_auths_" + hashlib.sha256(f"ps_auths {self.database.password}".encode()).hexdigest()[:32]
 
     def _behind_nat(self) -> str:
         lines = [f"local_net = {written(network)}\n" for network in self.local_networks]
@@ -104,6 +109,23 @@ def fingerprint() -> str:
 def render(template: str, values: Mapping[str, str]) -> str:
     """The template with every `@NAME@` replaced. Raises `KeyError` for a name without a value."""
     return re.sub(r"@([A-Z][A-Z0-9_]*)@", lambda match: values[match[1]], template)
+
+
+def told(text: str, files: Mapping[str, str]) -> str:
+    """The dialplan with each `${AST_CONFIG(FILE,SECTION,NAME)}` replaced by what that file says.
+
+    For an Asterisk that goes without func_config, by which every AMI user could read every secret in its files.
+    """
+
+    def value(asked: re.Match[str]) -> str:
+        file, section, name = asked.groups()
+        _, _, lines = files[file].partition(f"[{section}]\n")
+        found = re.search(
+            rf"^{name} *= *([\w.:@-]*) *(;.*)?$", re.split(r"^\[", lines, flags=re.MULTILINE)[0], re.MULTILINE
+        )
+        return found[1] if found else ""
+
+    return re.sub(r"\$\{AST_CONFIG\(([^,)]+),([^,)]+),([^,)]+)\)\}", value, text)
 
 
 def written(value: object) -> str:

@@ -8,7 +8,7 @@
 - The node may be dialled only while its listener says so: `nodes.heard_at` is renewed every 2 s and
   cleared as soon as the link is down. No ears, no mouth.
 - Events are written in batches, whatever has come while the last batch was being written; the slots
-  of what is over are freed after the commit. A free that fails is made good by the leader's audit.
+  of what is over are freed after the commit. A Redis that does not answer is tried again later, and holds up nothing.
 - When the database goes away, the link stays: Asterisk's own ledger loses what happens then, and this
   process is the only witness. What it heard (`asterisk.ears`, bounded) is written first when the role
   is held again, and only then is anything judged; if another listener holds it by then, it is written
@@ -32,14 +32,15 @@ from asterisk.ears import Ears
 from asterisk.marks import forget_old_marks
 from asterisk.pool import AmiPool
 from asterisk.reconcile import Reconciler, written_down
-from models import ledger
+from models import ledger, repairs
 from models.database import reason
 from models.ledger import Recorded
 from models.points import Point, reached
-from models.roles import BEAT_SECONDS, Role, hold, listener_of
+from models.repairs import Repair
+from models.roles import BEAT_SECONDS, Role, epoch_of, hold, listener_of
 from models.settings import Node, Settings
 from models.sightings import Attempt, Sight, Sighting, frees_after_cancel
-from models.slots import CANCEL_LINGERS, Away, Slots
+from models.slots import CANCEL_LINGERS, Away, Freer
 
 logger = structlog.get_logger(__name__)
 
@@ -56,11 +57,12 @@ _BRIEFLY = Timings(connect=timedelta(seconds=1), action=timedelta(seconds=2))  #
 class Listener:
     """Hears one node. `run` returns when `stop` is set."""
 
-    def __init__(self, settings: Settings, node: Node, slots: Slots) -> None:
+    def __init__(self, settings: Settings, node: Node, slots: Freer) -> None:
         self._settings = settings
         self._node = node
         self._slots = slots
         self._ears = Ears(node)
+        self._epoch = 0  # of the role when it was held last
 
     def run(self, stop: threading.Event) -> None:
         name = listener_of(self._node.name)
@@ -70,6 +72,7 @@ class Listener:
                     with hold(self._settings, name, stop, while_waiting=self._hand_in) as role:
                         if role is None:
                             return
+                        self._epoch = role.epoch
                         logger.info("listening", node=self._node.name, epoch=role.epoch)
                         self._listen(role, stop)
                 except DBAPIError as error:
@@ -94,6 +97,7 @@ class Listener:
                 hearing, next_look = False, 0.0  # as soon as it is up
                 self._say_deaf(role, self._ears.why_down)
             self._write(role.connection)
+            self._free([])  # what Redis did not take before
             now = time.monotonic()
             if now >= next_beat:
                 self._beat(role, hearing)
@@ -112,11 +116,16 @@ class Listener:
             if not self._ears.is_up:
                 next_look = 0.0
         self._say_deaf(role, "the listener was stopped")  # nothing more is granted, and whoever comes next looks up
-        self._hand_in(role.connection)
+        self._ears.close()
+        self._catch_up(role.connection)
 
     def _hand_in(self, connection: Connection) -> None:
-        """Another one listens, or will: what we heard until now is written all the same."""
-        self._ears.close()
+        """Another one listens: what we heard until now is written all the same, and no more is heard.
+
+        Unless that is we: a session of ours that Postgres has not given up yet.
+        """
+        if self._ears.is_open and epoch_of(connection, listener_of(self._node.name)) != self._epoch:
+            self._ears.close()
         self._catch_up(connection)
 
     def _catch_up(self, connection: Connection) -> None:
@@ -216,6 +225,7 @@ class Listener:
         with connection.begin():
             complete = [*self._missed(connection, seen), *self._trusted(connection, seen)]
             recorded = ledger.record(connection, complete, timer_b=self._settings.timer_b)
+            repairs.count(connection, {Repair.VERDICT_OVERTURNED: recorded.overturned})
             reached(Point.LISTENER_WRITES)
         return recorded
 
@@ -271,11 +281,8 @@ class Listener:
             return False
 
     def _free(self, over: Sequence[Attempt]) -> None:
-        at_once = [row.id for row in over if not frees_after_cancel(row)]
-        later = [row.id for row in over if frees_after_cancel(row)]
         try:
-            self._slots.free(at_once)
-            self._slots.free(later, linger=CANCEL_LINGERS)
+            self._slots.free({row.id: CANCEL_LINGERS if frees_after_cancel(row) else timedelta(0) for row in over})
         except Away as error:
             logger.warning("slots_not_freed", node=self._node.name, attempts=len(over), error=str(error))
 

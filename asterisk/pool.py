@@ -41,13 +41,14 @@ logger = structlog.get_logger(__name__)
 
 _ATTEMPT = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # one fixed length: Asterisk compares by prefix
 _ENDPOINT = re.compile(r"[A-Za-z0-9_.-]{1,100}")  # no `/`, `@`, `&`: each would make it another dial string
-_CONTEXT = re.compile(r"[A-Za-z0-9_.-]{1,79}")
+_CONTEXT = re.compile(r"trunkline-agent")  # of ours the only one that talks to people
 _EXTEN = re.compile(r"[A-Za-z0-9_.+*#-]{1,79}")
 _FAMILY = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MARKS = re.compile(r"att[0-9]{10}")
 _CALLER_ID = re.compile(r"\+[1-9][0-9]{6,14}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,79}")  # no functions: NAME(...) would run one
-_VALUE = re.compile(r"[^,;\"'\\\x00-\x1f\x7f-\x9f]*")  # Asterisk splits at , and ; and eats quotes and backslashes
+# an agent's address, a sound, a number: no `,` or `;` to split at, no quote, and no `$`, `{` or `(` to be evaluated
+_VALUE = re.compile(r"[A-Za-z0-9_.:/&*#+\[\]-]*")
 _MOST_VARIABLES = 64
 _AT_THE_END = r"trunkline-end\,s\,1"  # a Variable is split at its commas, but not at these
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -27,10 +28,11 @@ from sqlalchemy import Connection
 
 from asterisk.link import Link
 from asterisk.marks import mark_family
-from models import ledger
+from models import ledger, repairs
 from models.explanations import Ending, Verdict, explain
 from models.outcome import Disposition
 from models.points import Point, reached
+from models.repairs import Repair
 from models.settings import Settings
 from models.sightings import Attempt, Sight, Sighting
 from models.statements import statement
@@ -109,7 +111,7 @@ class Reconciler:
             raise
 
     def _look_up(self, heard_since: datetime | None) -> list[Attempt]:
-        longest = self._settings.ring_timeout + self._settings.longest_call + _OVERTIME
+        longest = longest_attempt(self._settings)
         with self._connection.begin():
             ids = list(
                 self._connection.exec_driver_sql(
@@ -129,31 +131,35 @@ class Reconciler:
         self._catch_up()
         reached(Point.LISTENER_LOOKED)
         with self._connection.begin():
-            over = ledger.record(self._connection, found.sightings, timer_b=self._settings.timer_b).over
+            recorded = ledger.record(self._connection, found.sightings, timer_b=self._settings.timer_b)
             started_at = self._connection.exec_driver_sql(
                 "SELECT started_at FROM nodes WHERE name = %(node)s", {"node": self._node}
             ).scalar()
             missing = {id for id in ids if id not in found.live and id not in found.ended}
             rows = ledger.lock_attempts(self._connection, ids).values()
-            ledger.write(
+            verdicts = [
+                self._verdict(row, found, started_at) for row in rows if row.id in missing and row.status in DIALABLE
+            ]
+            held = [self._held(row) for row in rows if row.id in found.live and row.status is Status.UNKNOWN]
+            ledger.write(self._connection, [*verdicts, *held])
+            statuses = Counter(verdict.attempt.status for verdict in verdicts)
+            repairs.count(
                 self._connection,
-                [
-                    *(
-                        self._verdict(row, found, started_at)
-                        for row in rows
-                        if row.id in missing and row.status in DIALABLE
-                    ),
-                    *(self._held(row) for row in rows if row.id in found.live and row.status is Status.UNKNOWN),
-                ],
+                {
+                    Repair.ATTEMPT_WITHDRAWN: statuses[Status.WITHDRAWN],
+                    Repair.ATTEMPT_LOST: statuses[Status.UNKNOWN],
+                    Repair.VERDICT_OVERTURNED: recorded.overturned,
+                },
             )
         reached(Point.LISTENER_JUDGED)
+        over = recorded.over
         if missing or over:
             logger.info("looked_up", node=self._node, attempts=len(ids), live=len(found.live), missing=len(missing))
         return list(over)
 
     def _verdict(self, row: Attempt, found: _Found, started_at: datetime | None) -> ledger.Change:
         """On an attempt that has neither a channel nor an outcome."""
-        now = datetime.now(UTC)
+        now = ledger.now(self._connection)
         claimed_at = row.initiated_at or now
         if started_at is not None and started_at > claimed_at:
             longest = claimed_at + self._settings.ring_timeout + self._settings.longest_call
@@ -172,7 +178,7 @@ class Reconciler:
 
     def _held(self, row: Attempt) -> ledger.Change:
         """An attempt that was given up and has a channel after all: its slot is taken for as long as the call is up."""
-        held = datetime.now(UTC) + self._settings.lost_call_hold
+        held = ledger.now(self._connection) + self._settings.lost_call_hold
         return ledger.Change(attempt=replace(row, hold_until=max(row.hold_until or held, held)), follow=False)
 
     def second_looks(self) -> list[Attempt]:
@@ -184,9 +190,9 @@ class Reconciler:
         found = self._find(ids)
         self._catch_up()
         reached(Point.LISTENER_LOOKED)
-        now = datetime.now(UTC)
         with self._connection.begin():
-            over = ledger.record(self._connection, found.sightings, timer_b=self._settings.timer_b).over
+            now = ledger.now(self._connection)
+            recorded = ledger.record(self._connection, found.sightings, timer_b=self._settings.timer_b)
             still = [
                 row for row in ledger.lock_attempts(self._connection, ids).values() if row.status is Status.WITHDRAWN
             ]
@@ -195,9 +201,13 @@ class Reconciler:
             hold_until = now + self._settings.lost_call_hold
             ledger.write(self._connection, [_lost(row, now, hold_until=hold_until) for row in lost])
             ledger.give_back(self._connection, [row.id for row in gone])
+            repairs.count(
+                self._connection,
+                {Repair.ATTEMPT_LOST: len(lost), Repair.VERDICT_OVERTURNED: recorded.overturned + len(lost)},
+            )
         reached(Point.LISTENER_JUDGED)
         logger.info("looked_again", node=self._node, attempts=len(ids), given_back=len(gone), lost=len(lost))
-        return [*over, *gone]
+        return [*recorded.over, *gone]
 
     def _find(self, ids: Sequence[UUID]) -> _Found:
         """A channel that was made between the look at the channels and that at its traces is looked for once more."""
@@ -226,6 +236,11 @@ class Reconciler:
         return _Found(
             sightings=sightings, live=frozenset(channels) - ended, ended=frozenset(ended), made=frozenset(made)
         )
+
+
+def longest_attempt(settings: Settings) -> timedelta:
+    """So long after its claim at most a call is up: Asterisk ends it (`TIMEOUT(absolute)`), whoever hears of it."""
+    return settings.ring_timeout + settings.longest_call + _OVERTIME
 
 
 def written_down(connection: Connection, ids: Sequence[UUID]) -> list[Sighting]:

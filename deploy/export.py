@@ -254,7 +254,10 @@ If you move them to another machine, put them at the same path or change the pat
    - asterisk.conf does not set maxcalls, nor live_dangerously = yes;
    - it reaches Postgres at {database.host}:{database.port} when it starts: without it, it learns no columns and writes no CEL.
      Its login is {database.user}, a member of trunkline_asterisk, which reads views and writes the table cel.
-   AMI is not encrypted: keep {node.host}:{node.port} on loopback, in a private network or in a tunnel.
+   AMI is not encrypted: keep {node.host}:{node.port} on loopback, in a private network or in a tunnel. Whoever has a secret of its users
+   reads every file in Asterisk's own format by AST_CONFIG (these too), and with the sender's can have your dialplan run and files
+   written (Record): load no func_shell.so, func_env.so, func_curl.so, app_record.so or app_mixmonitor.so that you do not need. Without
+   func_config.so nothing can be read so, and `trunkline doctor` cannot look at the files either.
 
 4. Restart Asterisk (a reload does not set PJSIP's timers), and tell trunkline (several nodes with commas between):
 

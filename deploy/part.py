@@ -65,7 +65,7 @@ def start(part: Part) -> subprocess.Popen[bytes]:
     if shutil.which("setpriv"):
         signal_name = part.stop_signal.name.removeprefix("SIG")
         words = ["setpriv", "--pdeathsig", signal_name, "--", "sh", "-c", _UNLESS_ORPHANED, str(os.getpid()), *words]
-    part.log.parent.mkdir(parents=True, exist_ok=True)
+    part.log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(part.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     with open(descriptor, "ab") as log:
         return subprocess.Popen(
@@ -76,6 +76,7 @@ def start(part: Part) -> subprocess.Popen[bytes]:
             stdout=log,
             stderr=subprocess.STDOUT,
             process_group=0,
+            umask=0o077,  # whatever it writes: people's numbers are in Asterisk's and Redis's own files too
         )
 
 

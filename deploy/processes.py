@@ -12,11 +12,10 @@ from asterisk.listener import Listener
 from models.errors import NotFound, Unavailable
 from models.logs import configure
 from models.settings import Settings
-from models.slots import Slots, connect
+from models.slots import Freer, Slots, connect
 from scheduler.leader import Leader
 from scheduler.metrics import serve
 from scheduler.prober import Prober
-from workers.app import make_app
 from workers.publish import Publisher
 
 logger = structlog.get_logger(__name__)
@@ -35,8 +34,8 @@ def stop_on_signals() -> threading.Event:
 def run_scheduler(settings: Settings) -> None:
     """Leads, or stands by for whoever leads; beside it, and apart from it, gateways are probed."""
     configure(settings.log_level)
+    leader, stop = Leader(settings, _redis_url(settings), Publisher(settings)), stop_on_signals()
     serve(settings)
-    leader, stop = Leader(settings, _redis_url(settings), Publisher(make_app(settings))), stop_on_signals()
     # a daemon: whatever may hold it up, the process ends when the leader does
     prober = threading.Thread(target=Prober(settings).run, args=(stop,), name="prober", daemon=True)
     prober.start()
@@ -53,7 +52,8 @@ def run_listener(settings: Settings, node_name: str) -> None:
     node = next((node for node in settings.nodes if node.name == node_name), None)
     if node is None:
         raise NotFound("node", node_name)
-    Listener(settings, node, Slots(connect(_redis_url(settings)))).run(stop_on_signals())
+    slots = Freer(Slots(connect(_redis_url(settings), briefly=True)))
+    Listener(settings, node, slots).run(stop_on_signals())
 
 
 def worker_command(settings: Settings, python: str) -> list[str]:
@@ -80,4 +80,6 @@ def run_worker(settings: Settings, python: str) -> None:
 def _redis_url(settings: Settings) -> str:
     if settings.redis_url is None:
         raise Unavailable("Redis: not running; start trunkline with `trunkline up`, or set TRUNKLINE_REDIS_URL")
-    return settings.redis_url.get_secret_value()
+    url = settings.redis_url.get_secret_value()
+    connect(url).close()  # it connects when it is used: only the address is looked at
+    return url

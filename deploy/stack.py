@@ -97,6 +97,7 @@ class Stack:
     def _make_logins(self, owner_url: str) -> None:
         if "database_url" in self.runtime:
             ensure_login(owner_url, "trunkline", password(self.passwords, "trunkline"), "trunkline_services")
+            write_private(self.home / "pg_service.conf", _service(self.runtime["database_url"]))
 
     def _redis(self) -> Iterator[Part]:
         if self.settings.redis_url is not None:
@@ -234,6 +235,15 @@ class Stack:
         write_private(self.home / "runtime.json", json.dumps(self.runtime, indent=1) + "\n")
 
 
+def _service(url: str) -> str:
+    """For psql and other programs of libpq's: what is among their words every user of the machine can read."""
+    at = urlsplit(url)
+    return (
+        f"[trunkline]\nhost={at.hostname}\nport={at.port}\ndbname={at.path.strip('/')}\n"
+        f"user={at.username}\npassword={at.password}\n"
+    )
+
+
 def ensure_login(owner_url: str, name: str, secret: str, role: str) -> None:
     """A login that is a member of `role`, with this password; its sessions are in UTF-8 and in UTC.
 
@@ -244,8 +254,10 @@ def ensure_login(owner_url: str, name: str, secret: str, role: str) -> None:
         with psycopg.connect(owner_url, connect_timeout=5, autocommit=True) as connection:
             known = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [name]).fetchone()
             verb = sql.SQL("ALTER") if known else sql.SQL("CREATE")
+            # as SCRAM keeps it: a server that logs its statements would log a password
+            kept = connection.pgconn.encrypt_password(secret.encode(), name.encode(), b"scram-sha-256").decode()
             connection.execute(
-                sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(verb, sql.Identifier(name), sql.Literal(secret))
+                sql.SQL("{} ROLE {} LOGIN PASSWORD {}").format(verb, sql.Identifier(name), sql.Literal(kept))
             )
             for setting in ("timezone = 'UTC'", "client_encoding = 'UTF8'"):
                 connection.execute(sql.SQL("ALTER ROLE {} SET " + setting).format(sql.Identifier(name)))

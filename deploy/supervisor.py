@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import os
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
+from urllib.parse import urlsplit
 
 from deploy.left_over import end_left_over, forget, remember
 from deploy.part import Part, last_lines, start, stop, wait_ready
@@ -72,7 +74,9 @@ class Supervisor:
             try:
                 self._start_all()
                 if not self._asked:
-                    self.say(f"trunkline is up. Flower: {self.stack.runtime['flower_url']}")
+                    flower = urlsplit(self.stack.runtime["flower_url"])
+                    address = flower._replace(netloc=flower.netloc.rpartition("@")[2]).geturl()
+                    self.say(f"trunkline is up. Flower: {address} (login: `trunkline config`)")
                     (home / "up").write_text(str(os.getpid()))
                 self._watch()
             finally:
@@ -207,9 +211,11 @@ class _Tail:
 
 
 def make_home(home: Path) -> None:
-    """Raises Invalid where nothing can be kept."""
+    """Raises Invalid where nothing can be kept, or anybody may put files of theirs in the place of ours."""
     try:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if home.stat().st_mode & stat.S_IWOTH:
+            raise Invalid("TRUNKLINE_HOME", f"everybody may write to {home}: chmod o-w, or choose another")
         (home / "supervisor.pid").touch()
     except OSError as error:
         raise Invalid("TRUNKLINE_HOME", f"{home} cannot be made or written to: {error.strerror}") from error
@@ -267,7 +273,7 @@ def detach(home: Path, words: list[str], say: Say, *, env: Mapping[str, str] | N
     make_home(home)
     log = home / "log" / "up.log"
     log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    log.touch(mode=0o600)  # Flower's password is said in it
+    log.touch(mode=0o600)
     at = log.stat().st_size
     with log.open("ab") as out:
         process = subprocess.Popen(

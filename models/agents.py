@@ -19,7 +19,7 @@ from enum import StrEnum
 from models.errors import Invalid
 
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
-_CONTEXT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,78}")  # AST_MAX_CONTEXT is 80, with the final NUL
+_CONTEXT = re.compile(r"(?!trunkline-)[A-Za-z0-9][A-Za-z0-9_.-]{0,78}")  # AST_MAX_CONTEXT is 80, with the final NUL
 _EXTEN = re.compile(r"[A-Za-z0-9*#+][A-Za-z0-9*#+_.-]{0,78}")  # one that starts with _ is a pattern
 _SOUND = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
 _SOUND_LIMIT = 200
@@ -73,7 +73,7 @@ def parse_connect(text: str) -> Connect:
             if not slash or not _CONTEXT.fullmatch(context) or not _EXTEN.fullmatch(exten):
                 raise Invalid(
                     "connect",
-                    "must be dialplan://CONTEXT/EXTEN: CONTEXT of letters, digits, _ . and -,"
+                    "must be dialplan://CONTEXT/EXTEN: CONTEXT of letters, digits, _ . and -, none of trunkline's own,"
                     " EXTEN of letters, digits, * # + _ . and -, each at most 79",
                 )
             return Connect(kind=Kind.DIALPLAN, parts=(context, exten))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from datetime import timedelta
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,6 +39,8 @@ SERVICES = "trunkline_services"
 _STATEMENT_TIMEOUT_MS = 30_000
 _PATIENCE = 3.0  # seconds that an answer may be late after the statement's own end
 _WAKE_EVERY = 0.1  # psycopg's own: a Ctrl-C is noticed so soon
+NEVER_IDLE = " -c idle_in_transaction_session_timeout=6000"
+"""For those who wait for nothing else within a transaction: one who falls silent there is frozen, and its locks stop everybody."""
 _MIGRATING = 0x7472756E6B  # advisory lock: two that migrate at once take turns
 
 
@@ -51,10 +52,10 @@ def sqlalchemy_url(url: str) -> URL:
     try:
         parts = urlsplit(url)
         if parts.scheme not in {"postgresql", "postgres"} or not parts.hostname or not parts.path.strip("/"):
-            raise ValueError(url)
+            raise ValueError
         return make_url(url).set(drivername="postgresql+psycopg")
-    except Exception as error:
-        raise Invalid("TRUNKLINE_DATABASE_URL", "must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE") from error
+    except Exception:  # what it says may quote a part of the password
+        raise Invalid("TRUNKLINE_DATABASE_URL", "must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE") from None
 
 
 def connect_arguments(
@@ -124,19 +125,14 @@ def open_engine(
     *,
     pool_size: int = 5,
     statement_timeout_ms: int = _STATEMENT_TIMEOUT_MS,
-    frozen_after: timedelta | None = None,
+    options: str = "",
 ) -> Engine:
-    """A pool of checked connections that act as the services' role.
-
-    A transaction in which nothing happens for `frozen_after` is ended by Postgres: whoever freezes in it must not keep
-    its locks.
-    """
-    ms = frozen_after // timedelta(milliseconds=1) if frozen_after else 0  # 0: never
+    """A pool of checked connections that act as the services' role; `options` as in `make_engine`."""
     return make_engine(
         database_url(settings),
         application,
         statement_timeout_ms=statement_timeout_ms,
-        options=f" -c idle_in_transaction_session_timeout={ms}",
+        options=options,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=10,

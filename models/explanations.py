@@ -68,6 +68,7 @@ class Ending:
     why: Disposition | Verdict | Waiting
     rang: bool = False
     withdrawn: bool = False
+    left: bool = False  #: as unknown, by an operator
     sip_code: int | None = None
     agent_status: str | None = None  #: DIALSTATUS of the agent's leg, or a word of the dialplan's (TL_LEG)
     talked: timedelta | None = None
@@ -634,9 +635,17 @@ ENTRIES: tuple[Entry, ...] = (
     ),
     Entry(
         why=D.LOST,
+        refined="left",
+        when={"left": True},
+        sees="`unknown`, `lost`, left by an operator",
+        means="Its end was not seen and cannot be known, and an operator has left it at that.",
+        do="",
+    ),
+    Entry(
+        why=D.LOST,
         sees="`unknown`, `lost`",
         means="Its end was not seen and cannot be known: Asterisk stopped, or was not heard, while the call was made.",
-        do="Decide whether to call again: it is never dialled again by itself.",
+        do="Decide whether to call again, it is never dialled again by itself: `trunkline resolve CALL_ID --call-again`, or `--leave`.",
     ),
     Entry(
         why=V.TAKEN_BACK,

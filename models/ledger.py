@@ -16,10 +16,11 @@ from uuid import UUID
 import structlog
 from sqlalchemy import Connection
 
-from models import contexts
+from models import contexts, repairs
 from models.explanations import Ending, Verdict, explain, needs_context
 from models.gateways import FIRST_REST, LONGEST_REST, REST_AFTER, Sign, may_fail_over, sign_of
 from models.outcome import Disposition
+from models.repairs import Repair
 from models.sightings import Attempt, Sighting, after, ending_of, reached_agent
 from models.statements import statement
 from models.statuses import ENDS, Status
@@ -33,6 +34,15 @@ PLACE_LIMIT = 3
 """A call that Asterisk could not place this often has failed."""
 
 PLACE_AGAIN_AFTER = timedelta(seconds=2)
+
+RESCUE_LIMIT = 3
+"""A call that so many workers died with, between its claim and its Originate, has failed: it is what kills them."""
+
+ALONE_FOR = timedelta(seconds=10)
+"""A call in quarantine whose claim is older, and that has not left, is in nobody's hand any more."""
+
+_VERDICTS = frozenset({Status.WITHDRAWN, Status.UNKNOWN})
+"""What was concluded from absence; what is seen later wins over it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,6 +120,13 @@ class Recorded:
 
     over: Sequence[Attempt]  #: their slots are to be freed after the commit
     news: bool = False  #: a call waits for the next gateway, or a gateway rests: the leader is to be told
+    overturned: int = 0  #: verdicts that what was seen has won over; the caller counts them (`models.repairs`)
+
+
+def now(connection: Connection) -> datetime:
+    """Postgres's clock, which every age and every hold is measured by: ours may be off by minutes."""
+    at: datetime = connection.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
+    return at
 
 
 def pick_campaign_calls(connection: Connection, wanted: Mapping[UUID, int]) -> list[DueCall]:
@@ -125,6 +142,17 @@ def pick_single_calls(connection: Connection, from_numbers: Collection[str], wan
         statement("pick_single_calls"), {"from_numbers": list(from_numbers), "wanted": wanted}
     )
     return [DueCall(id=row[0], campaign_id=None, phone_number=row[1], from_number=row[2]) for row in rows]
+
+
+def pick_quarantined(
+    connection: Connection, campaigns: Collection[UUID], from_numbers: Collection[str]
+) -> list[DueCall]:
+    """The next due call that may kill its worker, to be sent out by itself; none while another one of them is in hand."""
+    rows = connection.exec_driver_sql(
+        statement("pick_quarantined"),
+        {"campaigns": list(campaigns), "from_numbers": list(from_numbers), "alone_for": ALONE_FOR},
+    )
+    return [DueCall(id=row[0], campaign_id=row[1], phone_number=row[2], from_number=row[3]) for row in rows]
 
 
 def grant(connection: Connection, grants: Sequence[Grant]) -> None:
@@ -217,7 +245,7 @@ def record(connection: Connection, sightings: Iterable[Sighting], *, timer_b: ti
         by_attempt.setdefault(sighting.attempt_id, []).append(sighting)
     changes: list[Change] = []
     over: list[Attempt] = []
-    revived: list[Attempt] = []
+    overturned: list[Attempt] = []
     undelivered: list[UUID] = []
     met: list[Attempt] = []
     rows = lock_attempts(connection, by_attempt)
@@ -225,8 +253,8 @@ def record(connection: Connection, sightings: Iterable[Sighting], *, timer_b: ti
         new = after(row, by_attempt[attempt_id], timer_b=timer_b)
         if new == row or replace(new, channel_at=row.channel_at) == row:
             continue  # that a channel was made is in Asterisk's CEL and mark already: not worth a write of its own
-        if row.status is Status.WITHDRAWN and new.status is not Status.WITHDRAWN:
-            revived.append(new)
+        if row.status in _VERDICTS and new.status is not row.status:
+            overturned.append(new)
         if reached_agent(row) is None and reached_agent(new) is not None:
             met.append(new)
         is_new = new.status is not row.status
@@ -243,19 +271,23 @@ def record(connection: Connection, sightings: Iterable[Sighting], *, timer_b: ti
         undelivered += [new.id] if may_fail_over(row, new) else []
         if is_new and (new.status in ENDS or withdrawn):
             over.append(new)
-    if revived:
+    if overturned:
         # every call of the batch, so that they are locked in the order of their ids
         locked = connection.exec_driver_sql(
             statement("lock_calls"), {"ids": [change.attempt.call_id for change in changes]}
         )
-        over += _take_back_calls(connection, revived, {row.id: row.current_attempt_id for row in locked})
+        over += _take_back_calls(connection, overturned, {row.id: row.current_attempt_id for row in locked})
     handing_over = _can_hand_over(connection, undelivered)
     explained = _explained(connection, changes, rows)
     write(connection, [replace(change, hands_over=change.attempt.id in handing_over) for change in explained])
     rests = _count_failures(connection, [change.attempt.id for change in changes if change.sign is Sign.FAILED])
     if met:
         _count_unreached(connection, met)
-    return Recorded(over=[row for row in over if row.id not in handing_over], news=rests or bool(handing_over))
+    return Recorded(
+        over=[row for row in over if row.id not in handing_over],
+        news=rests or bool(handing_over),
+        overturned=len(overturned),
+    )
 
 
 def _can_hand_over(connection: Connection, undelivered: Sequence[UUID]) -> Collection[UUID]:
@@ -314,13 +346,13 @@ def _count_unreached(connection: Connection, met: Sequence[Attempt]) -> None:
     )
 
 
-def _take_back_calls(connection: Connection, alive: Sequence[Attempt], current: Mapping[UUID, UUID]) -> list[Attempt]:
-    """Attempts that a verdict had withdrawn live: their calls are theirs again, unless a newer attempt has left.
+def _take_back_calls(connection: Connection, seen: Sequence[Attempt], current: Mapping[UUID, UUID]) -> list[Attempt]:
+    """More was seen of attempts than a verdict had said: their calls are theirs again, unless a newer attempt has left.
 
     The calls are locked, with their `current` attempts: none of those can be claimed from now on. Returns
     what was withdrawn at once; one in somebody's hand is given back by the worker that finds it unclaimable.
     """
-    newer = [current[row.call_id] for row in alive if current[row.call_id] != row.id]
+    newer = [current[row.call_id] for row in seen if current[row.call_id] != row.id]
     queued = connection.exec_driver_sql(statement("lock_queued_attempts"), {"ids": newer}).scalars().all()
     withdrawn = [
         replace(row, status=Status.WITHDRAWN, explanation=explain(Ending(why=Verdict.OVERTAKEN)))
@@ -333,7 +365,7 @@ def _take_back_calls(connection: Connection, alive: Sequence[Attempt], current: 
             {"ids": newer},
         ).scalars()
     )
-    for row in alive:
+    for row in seen:
         if current[row.call_id] not in left:
             connection.exec_driver_sql(
                 "UPDATE calls SET current_attempt_id = %(attempt)s WHERE id = %(call)s",
@@ -381,14 +413,65 @@ def withdraw(
 
 
 def give_back(connection: Connection, attempt_ids: Iterable[UUID]) -> list[UUID]:
-    """After the second look: the calls of these withdrawn attempts are scheduled again."""
+    """After the second look: the calls of these withdrawn attempts are scheduled again.
+
+    One whose worker has died is counted as rescued; a call that was rescued so often is over (`RESCUE_LIMIT`).
+    """
     rows = [
         row
         for row in lock_attempts(connection, attempt_ids).values()
         if row.status is Status.WITHDRAWN and row.hold_until
     ]
-    write(connection, [Change(attempt=replace(row, hold_until=None)) for row in rows])
+    counted = connection.exec_driver_sql(statement("count_rescues"), {"ids": [row.id for row in rows]})
+    rescues: dict[UUID, int] = {row.id: row.rescues for row in counted}
+    poison = {id for id, times in rescues.items() if times >= RESCUE_LIMIT}
+    for row in rows:
+        if row.id in rescues:
+            logger.warning("call_rescued", call=str(row.call_id), attempt=str(row.id), times=rescues[row.id])
+    write(connection, [Change(attempt=_given_back(row, row.id in poison)) for row in rows])
+    repairs.count(connection, {Repair.CALL_RESCUED: len(rescues)})
     return [row.id for row in rows]
+
+
+def _given_back(row: Attempt, is_poison: bool) -> Attempt:
+    if not is_poison or row.disposition == Disposition.CANCELED:
+        return replace(row, hold_until=None)
+    return replace(
+        row,
+        status=Status.FAILED,
+        disposition=Disposition.POISON.value,
+        explanation=explain(Ending(why=Disposition.POISON)),
+        hold_until=None,
+    )
+
+
+def call_again(connection: Connection, attempt_ids: Iterable[UUID]) -> list[UUID]:
+    """Has the calls that hang on these unknown attempts made again, and releases their slots; returns those attempts.
+
+    What is seen of such an attempt later is still written, and ends its call if no newer attempt has left by then.
+    """
+    unknown = _lock_unknown(connection, attempt_ids)
+    moved = set(
+        connection.exec_driver_sql(
+            statement("call_again"), {"calls": [row.call_id for row in unknown.values()], "attempts": list(unknown)}
+        ).scalars()
+    )
+    released = [replace(row, hold_until=None) for row in unknown.values() if row.id in moved]
+    write(connection, [Change(attempt=row, follow=False) for row in released])
+    return [row.id for row in released]
+
+
+def leave(connection: Connection, attempt_ids: Iterable[UUID]) -> list[UUID]:
+    """Leaves unknown attempts at that, and releases their slots; returns them."""
+    left = explain(Ending(why=Disposition.LOST, left=True))
+    unknown = _lock_unknown(connection, attempt_ids)
+    write(connection, [Change(attempt=replace(row, hold_until=None, explanation=left)) for row in unknown.values()])
+    return list(unknown)
+
+
+def _lock_unknown(connection: Connection, attempt_ids: Iterable[UUID]) -> dict[UUID, Attempt]:
+    rows = lock_attempts(connection, attempt_ids)
+    return {id: row for id, row in rows.items() if row.status is Status.UNKNOWN}
 
 
 def lock_hand_overs(connection: Connection, most: int) -> list[HandOver]:

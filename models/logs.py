@@ -9,7 +9,8 @@ from typing import Any
 
 import structlog
 
-_NUMBER = re.compile(r"(?<![\w.-])(\+?\d{3})\d{4,10}(\d{2})(?![\w-])")
+# the shortest of E.164 (7 digits) only after a +: a port, a process or a count of bytes looks the same
+_NUMBER = re.compile(r"(?<![\w.-])(\+\d{3}(?=\d{4})|\d{3}(?=\d{6}))\d{2,10}(\d{2})(?![\w-])")
 
 
 def mask(text: str) -> str:
@@ -17,10 +18,9 @@ def mask(text: str) -> str:
     return _NUMBER.sub(r"\1…\2", text)
 
 
-def _mask_fields(_: Any, __: str, fields: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    return {
-        key: mask(value) if isinstance(value, str) and key != "timestamp" else value for key, value in fields.items()
-    }
+def _mask_line(_: Any, __: str, line: Any) -> str:
+    """Of the line as it is written, so that no list, exception or traceback in it is passed over."""
+    return mask(str(line))
 
 
 class _MaskingFormatter(logging.Formatter):
@@ -36,8 +36,8 @@ def configure(level: str = "INFO") -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S.%f", utc=True),
             structlog.processors.format_exc_info,
-            _mask_fields,
             structlog.dev.ConsoleRenderer(colors=False, pad_event_to=24),
+            _mask_line,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

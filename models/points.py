@@ -7,8 +7,9 @@ to and nobody sleeps and hopes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from enum import StrEnum
+from uuid import UUID
 
 
 class Point(StrEnum):
@@ -36,16 +37,18 @@ class Point(StrEnum):
     LISTENER_JUDGED = "listener-judged"  #: verdicts are committed
 
 
-_watcher: Callable[[Point], None] | None = None
+Watcher = Callable[[Point, Collection[UUID]], None]
+
+_watcher: Watcher | None = None
 
 
-def reached(point: Point) -> None:
-    """Says that this process is at the point now."""
+def reached(point: Point, attempt_ids: Collection[UUID] = ()) -> None:
+    """Says that this process is at the point now, with these attempts in hand where it matters which."""
     if _watcher is not None:
-        _watcher(point)
+        _watcher(point, attempt_ids)
 
 
-def watch(watcher: Callable[[Point], None]) -> None:
+def watch(watcher: Watcher) -> None:
     """From now on `watcher` is called at every point, in the thread that has reached it."""
     global _watcher  # one process, one watcher, set before anything runs
     _watcher = watcher

@@ -111,6 +111,15 @@ def holder(connection: Connection, name: str) -> str | None:
     return found
 
 
+def epoch_of(connection: Connection, name: str) -> int:
+    """The epoch of whoever was the last to get the role; 0 if nobody ever did."""
+    with connection.begin():
+        epoch: int | None = connection.exec_driver_sql(
+            "SELECT epoch FROM roles WHERE name = %(name)s", {"name": name}
+        ).scalar()
+    return epoch or 0
+
+
 def _key(name: str) -> tuple[int, int]:
     """The two numbers of the advisory lock, each of 32 bits."""
     return 0x74726C, zlib.crc32(name.encode()) - 2**31

@@ -252,6 +252,7 @@ attempts = Table(
     Column("ringing_at", _when),
     Column("answered_at", _when),
     Column("ended_at", _when),
+    Column("rescued_from", Text),
     Column("hands_over", Boolean, nullable=False),
     Column("tried_gateways", ARRAY(Uuid), nullable=False),
     Column("sip_call_id", Text),

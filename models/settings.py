@@ -68,10 +68,10 @@ class Node:
                 sender=Login(username=user, secret=secret) if user else listener,
                 max_calls=int(query.get("max_calls", [str(DEFAULT_NODE_CALLS)])[0]),
             )
-        except ValueError as error:
+        except ValueError:  # what it says may quote a part of a secret
             raise Invalid(
                 "TRUNKLINE_ASTERISK_NODES", "must be NAME=ami://USER:SECRET@HOST:PORT, several with commas between"
-            ) from error
+            ) from None
 
     def __str__(self) -> str:
         """What `parse` reads; it holds the secrets."""

@@ -209,6 +209,7 @@ def ending_of(row: Attempt) -> Ending | None:
         gave_up_after=timedelta(seconds=round(lasted.total_seconds())) if lasted else None,
         last_reply=row.last_reply,
         withdrawn=row.status is Status.WITHDRAWN,
+        left=row.status is Status.UNKNOWN and row.hold_until is None,
         sip_code=row.sip_code,
         agent_status=row.agent_status,
         talked=row.ended_at - row.answered_at if row.ended_at and row.answered_at else None,

@@ -11,13 +11,15 @@ rebuilt from the ledger. Everybody else's scripts are refused while the epoch ke
     ├── Forgot   Redis has lost its memory, or may have: rebuild before the next grant
     ├── Stale    a newer leader rules: step down
     └── Away     Redis does not answer
+        └── Full     it answers that it has no memory left: nothing was taken, and what is held is still known
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -29,6 +31,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.connection import Connection, ConnectionPool
 from redis.retry import Retry
+
+from models.errors import Invalid
 
 LEASE = timedelta(minutes=5)
 TOMBSTONE = timedelta(minutes=2)
@@ -43,6 +47,9 @@ LONGEST_WAIT = timedelta(milliseconds=100)  # in a trunk's line, between the cla
 
 _PREFIX = "{trunkline}:"
 _EPOCH, _LEASES, _LINGERING, WAKE = (_PREFIX + name for name in ("epoch", "leases", "lingering", "wake"))
+_ASK_THE_BELL_EVERY, _BELL_ANSWERS_IN = 5.0, 2.0  # seconds
+_TRY_AGAIN_AFTER = 5.0  # seconds for which a Redis that did not answer is left alone
+_MOST_KEPT = 100_000
 _TIMEOUTS: Mapping[str, Any] = {"socket_timeout": 2.0, "socket_connect_timeout": 2.0, "socket_keepalive": True}
 
 
@@ -60,6 +67,10 @@ class Stale(SlotsError):
 
 class Away(SlotsError):
     """Redis does not answer."""
+
+
+class Full(Away):
+    """Redis has no memory left."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,6 +115,7 @@ class Audit:
     put_back: int
     freed: int
     expired: int
+    young: tuple[UUID, ...] = ()  #: leases too young to be freed for want of a row that holds them
 
 
 def slots_key(kind: str, id: object) -> str:
@@ -133,36 +145,59 @@ def pace(calls_per_second: float | None) -> tuple[int, int]:
     return round(1_000_000 / (calls_per_second * _PACE)), _micros(_BURST)
 
 
-def connect(url: str) -> redis.Redis:
-    """A client with its bounds, for everybody but the leader's grants."""
-    return redis.Redis.from_url(url, health_check_interval=5, retry=Retry(NoBackoff(), 1), **_TIMEOUTS)
+def connect(url: str, *, briefly: bool = False) -> redis.Redis:
+    """A client with its bounds, for everybody but the leader's grants. Raises `Invalid` for an address that is none.
+
+    `briefly`, for whoever holds a role: a Redis that hangs is waited for once, 2 s, and does not cost the role.
+    """
+    tries, check = (0, 0) if briefly else (1, 5)
+    try:
+        return redis.Redis.from_url(url, health_check_interval=check, retry=Retry(NoBackoff(), tries), **_TIMEOUTS)
+    except ValueError as error:
+        raise Invalid("TRUNKLINE_REDIS_URL", "must be redis://:PASSWORD@HOST:PORT/0") from error
 
 
 class Bell:
     """Wakes the leader when a slot was freed or there is something new to call. One thread listens.
 
     A message that is lost costs at most the leader's idle second. The waiting is done here and not by
-    a blocking command: the server looks at those only ten times a second.
+    a blocking command: the server looks at those only ten times a second. A peer that is gone and has not said so is
+    found by asking it.
     """
 
     def __init__(self, client: redis.Redis) -> None:
         self._messages = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+        self._asked_at = self._heard_at = 0.0
 
     def wait(self, at_most: timedelta) -> bool:
         """Returns when rung since the last time, else after so long; whether there is something new to call. Raises `Away`."""
         try:
             if not self._messages.subscribed:
                 self._messages.subscribe(WAKE)
+                self._asked_at = self._heard_at = time.monotonic()
             message = self._messages.get_message(timeout=max(0.0005, at_most.total_seconds()))
             new = False
             while message is not None:  # rung several times is rung
+                self._heard_at = time.monotonic()
                 new = new or message["data"] == b"work"
                 message = self._messages.get_message(timeout=0)
+            self._ask()
             return new
         except redis.RedisError as error:
             raise Away(f"Redis: {error}") from error
 
+    def _ask(self) -> None:
+        """Everything that has come is read by now, so that an answer which is missing is missing."""
+        now = time.monotonic()
+        if self._asked_at > self._heard_at:
+            if now - self._asked_at > _BELL_ANSWERS_IN:
+                raise redis.TimeoutError("nobody at the other end of the bell")
+        elif now - self._heard_at > _ASK_THE_BELL_EVERY:
+            self._messages.ping()
+            self._asked_at = time.monotonic()
+
     def close(self) -> None:
+        """The next wait subscribes anew."""
         self._messages.close()
 
 
@@ -195,8 +230,15 @@ class Slots:
 
     def wake(self) -> None:
         """Tells the leader that there is something to do. Best effort: it looks by itself every second."""
-        with suppress(redis.RedisError):
+        with suppress(Away):
+            self.ring()
+
+    def ring(self) -> None:
+        """The same for whoever wants to know whether it could. Raises `Away`."""
+        try:
             self._redis.publish(WAKE, "work")
+        except redis.RedisError as error:
+            raise Away(f"Redis: {error}") from error
 
     def token_in(self, kind: str, id: object) -> timedelta:
         """Until the scope's calls a second allow the next call; for people, not for decisions. Raises `Away`."""
@@ -213,6 +255,46 @@ class Slots:
             return int(self._redis.zcard(slots_key(kind, id)))
         except redis.RedisError as error:
             raise Away(str(error)) from error
+
+
+class Freer:
+    """Frees for whoever may not be held up: what Redis did not take is kept, and tried again when Redis has been left alone.
+
+    Not thread-safe. What is lost with the process, or is more than can be kept, the leader's audit frees.
+    """
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self._kept: dict[UUID, timedelta] = {}
+        self._not_before = 0.0
+
+    def free(self, over: Mapping[UUID, timedelta]) -> None:
+        """Frees what is over, each after so long, and what is kept; to be called now and then, also with nothing.
+
+        Raises `Away` when that has just been found out; it has kept them then.
+        """
+        self._kept |= over
+        for id in list(self._kept)[:-_MOST_KEPT]:
+            del self._kept[id]
+        if self._kept and time.monotonic() >= self._not_before:
+            with self._leaving_alone():
+                for length in set(self._kept.values()):
+                    self._slots.free([id for id, lingers in self._kept.items() if lingers == length], linger=length)
+            self._kept.clear()
+
+    def wake(self) -> None:
+        """Wakes the leader, if Redis answers."""
+        if time.monotonic() >= self._not_before:
+            with suppress(Away), self._leaving_alone():
+                self._slots.ring()
+
+    @contextmanager
+    def _leaving_alone(self) -> Iterator[None]:
+        try:
+            yield
+        except Away:
+            self._not_before = time.monotonic() + _TRY_AGAIN_AFTER
+            raise
 
 
 class LeaderSlots:
@@ -238,22 +320,25 @@ class LeaderSlots:
         that were used in the last second: they start a second from now.
         """
         self.distrust()
-        arguments: list[str | int] = [self._epoch, _micros(LEASE)]
-        for attempt_id, keys in holders:
-            arguments += [str(attempt_id), keys]
-        if _run(self._redis, "rebuild", [_EPOCH, _LEASES, _LINGERING, *suspect_rates], arguments) == b"STALE":
+        keys = [_EPOCH, _LEASES, _LINGERING, *suspect_rates]
+        arguments: list[str | int] = [self._epoch, _micros(LEASE), len(suspect_rates)]
+        for attempt_id, held in holders:
+            keys.append(_tombstone(str(attempt_id)))
+            arguments += [str(attempt_id), held]
+        if _run(self._redis, "rebuild", keys, arguments) == b"STALE":
             raise Stale
         self._trusted = True
 
     def distrust(self) -> None:
-        """From now on a new connection is allowed, and `rebuild` is needed before the next grant."""
+        """From now on `rebuild` is needed before the next grant; it connects anew, maybe to another server than this one."""
         self._trusted = False
+        self._redis.connection_pool.disconnect()
 
     def take(self, scopes: Sequence[Scope], leases: Sequence[Lease]) -> Taken:
         """Takes what the limits allow, in order; without leases it only looks.
 
         Raises `Forgot`, `Stale` or `Away`: then nothing may be granted before a rebuild. (Slots that
-        an interrupted call did take are found by that rebuild.)
+        an interrupted call did take are found by that rebuild.) Raises `Full` when nothing can be taken.
         """
         if not self._trusted:
             raise Forgot
@@ -274,14 +359,14 @@ class LeaderSlots:
             ask_again_in=timedelta(microseconds=int(wait)) if wait else None,
         )
 
-    def free(self, attempt_ids: Sequence[UUID]) -> None:
+    def free(self, attempt_ids: Sequence[UUID], *, linger: timedelta = timedelta(0)) -> None:
         """As `Slots.free`, and only while our epoch rules. Raises `Forgot`, `Stale` or `Away`."""
         if not attempt_ids:
             return
         if not self._trusted:
             raise Forgot
         try:
-            freed = _free(self._redis, attempt_ids, epoch=self._epoch)
+            freed = _free(self._redis, attempt_ids, linger=linger, epoch=self._epoch)
         except Away:
             self.distrust()
             raise
@@ -297,8 +382,9 @@ class LeaderSlots:
         arguments: list[str | int] = [self._epoch, _micros(LEASE), _micros(YOUNGEST_ORPHAN)]
         for attempt_id, held in holders:
             arguments += [str(attempt_id), held]
-        _, put_back, freed, expired = self._run_as_leader("audit", keys, arguments)
-        return Audit(put_back=put_back, freed=freed, expired=expired)
+        _, put_back, freed, expired, *young = self._run_as_leader("audit", keys, arguments)
+        young_ids = tuple(UUID(id.decode()) for id in young)
+        return Audit(put_back=put_back, freed=freed, expired=expired, young=young_ids)
 
     def close(self) -> None:
         self._redis.connection_pool.disconnect()  # the client leaves a pool alone that it was given
@@ -306,6 +392,8 @@ class LeaderSlots:
     def _run_as_leader(self, name: str, keys: Sequence[str], arguments: Sequence[str | int]) -> list[Any]:
         try:
             reply: list[Any] = _run(self._redis, name, keys, arguments)
+        except Full:
+            raise
         except Away:
             self.distrust()
             raise
@@ -338,6 +426,8 @@ def _run(client: redis.Redis, name: str, keys: Sequence[str], arguments: Sequenc
             return client.evalsha(sha, len(keys), *keys, *arguments)
         except redis.exceptions.NoScriptError:
             return client.eval(text, len(keys), *keys, *arguments)
+    except redis.OutOfMemoryError as error:
+        raise Full(f"Redis: {error}") from error
     except redis.RedisError as error:
         raise Away(f"Redis: {error}") from error
 

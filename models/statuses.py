@@ -70,7 +70,7 @@ CALL_TRANSITIONS: Mapping[Status, frozenset[Status]] = {
     S.RINGING: ENDS | {S.SCHEDULED, S.IN_PROGRESS, S.UNKNOWN},
     S.IN_PROGRESS: frozenset({S.SCHEDULED, S.COMPLETED, S.FAILED, S.UNKNOWN}),
     S.UNKNOWN: ENDS | {S.SCHEDULED},
-    # only by `campaign retry`
+    # only by `campaign retry`; unknown → scheduled only by `campaign resolve`
     **{end: frozenset({S.SCHEDULED}) for end in ENDS},
 }
 
@@ -79,9 +79,13 @@ CAMPAIGN_TRANSITIONS: Mapping[CampaignStatus, frozenset[CampaignStatus]] = {
     CampaignStatus.READY: frozenset({CampaignStatus.RUNNING, CampaignStatus.STOPPED}),
     CampaignStatus.RUNNING: frozenset({CampaignStatus.PAUSED, CampaignStatus.COMPLETED, CampaignStatus.STOPPED}),
     CampaignStatus.PAUSED: frozenset({CampaignStatus.RUNNING, CampaignStatus.COMPLETED, CampaignStatus.STOPPED}),
-    CampaignStatus.COMPLETED: frozenset(),
+    # only by `campaign resolve` (and `campaign retry`), which give it calls to make
+    CampaignStatus.COMPLETED: frozenset({CampaignStatus.RUNNING}),
     CampaignStatus.STOPPED: frozenset(),
 }
+
+CAMPAIGN_ENDS = frozenset({CampaignStatus.COMPLETED, CampaignStatus.STOPPED})
+"""Nothing of it is to be made any more."""
 
 
 def may_follow(old: Status, new: Status) -> bool:

@@ -26,6 +26,7 @@ _NOT_SENT = {Status.SCHEDULED, Status.QUEUED}
 _FACTS = (
     "disposition", "explanation", "sip_code", "q850_cause", "agent_status", "hangup_by", "rx_packets", "tx_packets",
     "rx_lost", "tx_lost", "last_reply", "initiated_at", "channel_at", "ringing_at", "answered_at", "ended_at",
+    "hold_until",
 )  # fmt: skip
 
 
@@ -170,7 +171,11 @@ def _ending(row: Any) -> Ending | None:
 
 def _attempt(row: Any) -> AttemptStory:
     heard_at, ending = row.ringing_at or row.answered_at, _ending(row)
-    told = {name: getattr(row, name) for name in row._fields if name not in {"call_id", "agent_status", "channel_at"}}
+    told = {
+        name: getattr(row, name)
+        for name in row._fields
+        if name not in {"call_id", "agent_status", "channel_at", "hold_until"}
+    }
     return AttemptStory(
         **told,
         sip=said_by_far_side(ending) if ending else None,

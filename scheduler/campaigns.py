@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Row, any_, func, select, update
 
 from models.errors import Conflict, Invalid, NotFound
 from models.schema import agent_health, attempts, calls, campaign_status, campaigns, phone_numbers, trunks
-from models.statuses import CALL_TRANSITIONS, CAMPAIGN_TRANSITIONS, CampaignStatus, Status
+from models.statuses import CALL_TRANSITIONS, CAMPAIGN_ENDS, CAMPAIGN_TRANSITIONS, CampaignStatus, Status
 from scheduler.fields import thing_name
 
 S = CampaignStatus
@@ -74,7 +74,7 @@ class Counts:
 
     @property
     def is_final(self) -> bool:
-        return not CAMPAIGN_TRANSITIONS[S(self.status)]
+        return self.status in CAMPAIGN_ENDS
 
 
 @dataclass(frozen=True, kw_only=True)

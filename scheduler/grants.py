@@ -62,8 +62,11 @@ class Granter:
         if not open_numbers or most <= 0:  # whether more is due is not known, and not worth a query
             return Round(attempt_ids=(), more_due=True, ask_again_in=looked.ask_again_in)
         with connection.begin():
-            due = self._pick(connection, plan, open_numbers, most)
+            due = self._pick_alone(connection, plan, open_numbers) if lines.quarantine else []
             planned = [found for call in due if (found := plan.add(call))]
+            if not planned:
+                due = self._pick(connection, plan, open_numbers, most)
+                planned = [found for call in due if (found := plan.add(call))]
             if plan.refused:
                 ledger.refuse(connection, plan.refused)
             if not planned:
@@ -121,6 +124,12 @@ class Granter:
             due += _in_turn(list(by_campaign.values()))
         return due
 
+    def _pick_alone(self, connection: Connection, plan: _Plan, open_numbers: Sequence[str]) -> list[DueCall]:
+        """A call that may kill its worker: a round of its own, so that no other is in its task."""
+        numbers = frozenset(open_numbers)
+        campaigns = [campaign.id for campaign in plan.lines.campaigns if plan.room_of_campaign(campaign, numbers) > 0]
+        return ledger.pick_quarantined(connection, campaigns, open_numbers)
+
     def _wanted(self, plan: _Plan, open_numbers: Collection[str], most: int) -> dict[UUID, int]:
         """How many calls to ask of each campaign; whose turn it is goes on by one each round."""
         wanted: dict[UUID, int] = {}
@@ -129,14 +138,7 @@ class Granter:
             return wanted
         self._turn = (self._turn + 1) % len(campaigns)
         for campaign in [*campaigns[self._turn :], *campaigns[: self._turn]]:
-            trunks = {
-                line.trunk.slots_key: plan.room_of(line)
-                for number in campaign.from_numbers
-                if number in open_numbers and (line := plan.lines.by_number.get(number))
-            }
-            free = sum(trunks.values())
-            if campaign.scope:
-                free = min(free, plan.room[campaign.scope.slots_key])
+            free = plan.room_of_campaign(campaign, open_numbers)
             if free > 0:
                 wanted[campaign.id] = min(free, most)
         return wanted
@@ -163,6 +165,16 @@ class _Plan:
         if room <= 0 or any(not gateway.on_trial for gateway in self.lines.gateways.get(line.trunk_id, ())):
             return room
         return min(room, len(self._usable(line.trunk_id)))
+
+    def room_of_campaign(self, campaign: Campaign, open_numbers: Collection[str]) -> int:
+        """How many more calls of the campaign there is room for, by its open numbers."""
+        trunks = {
+            line.trunk.slots_key: self.room_of(line)
+            for number in campaign.from_numbers
+            if number in open_numbers and (line := self.lines.by_number.get(number))
+        }
+        free = sum(trunks.values())
+        return min(free, self.room[campaign.scope.slots_key]) if campaign.scope else free
 
     def add(self, call: DueCall) -> tuple[Lease, Grant] | None:
         """None where there is no room for the call, or no trunk of its numbers may make it (`refused`)."""

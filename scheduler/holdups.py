@@ -21,6 +21,7 @@ from models.slots import Away, Slots
 from models.statements import statement
 from models.statuses import CampaignStatus
 from scheduler import campaigns as campaign_rows
+from scheduler import trunk_health
 from scheduler.campaigns import Counts
 from scheduler.lines import DEAF_AFTER
 
@@ -170,7 +171,7 @@ def _trunks(connection: Connection, slots: Slots | None, counts: Counts) -> Iter
                 sentence=f"Trunk {trunk.name} is off: switch it on with `trunkline trunk enable {shlex.quote(trunk.name)}`.",
             )
             continue
-        yield from _gateways(connection, trunk)
+        yield from _gateways(connection, trunk.id)
         if slots is not None:
             yield from _limits(slots, trunk)
     if slots is None:
@@ -181,23 +182,22 @@ def _trunks(connection: Connection, slots: Slots | None, counts: Counts) -> Iter
         yield from _full(slots, "node", node.name, node.max_calls, f"Asterisk node {node.name}")
 
 
-def _gateways(connection: Connection, trunk: Any) -> Iterator[Holdup]:
-    gateways = connection.exec_driver_sql(statement("gateways_of_trunk"), {"trunk": trunk.id}).all()
+def _gateways(connection: Connection, trunk_id: UUID) -> Iterator[Holdup]:
+    """The pause of the whole trunk, or what is known of each of its gateways."""
+    gateways = trunk_health.of_gateways(connection, [trunk_id])
+    for pause in trunk_health.pauses(gateways):
+        failures = max(gateway.failures for gateway in pause.gateways)
+        sentence = f"{pause.sentence} {pause.advice}."
+        yield Holdup(what="trunk-paused", sentence=sentence, count=failures, until=pause.until)
+        return
     for gateway in gateways:
-        why = f"after {gateway.failures} failures in a row, the last one: {gateway.last_failure}"
-        check = f"`trunkline trunk check {shlex.quote(trunk.name)}` looks at it"
-        if gateway.rests_now:
+        if gateway.rests:
+            check = f"`trunkline trunk check {shlex.quote(gateway.trunk)}` looks at it"
             yield Holdup(
-                what="gateway-resting",
-                sentence=f"Gateway {gateway.address} of trunk {trunk.name} rests until {_time(gateway.rests_until)}, {why}; {check}.",
+                what="gateway-resting" if gateway.rests_now else "gateway-on-trial",
+                sentence=f"Gateway {gateway.address} of trunk {gateway.trunk} {gateway.now}, after {gateway.why}; {check}.",
                 count=gateway.failures,
-                until=gateway.rests_until,
-            )
-        elif gateway.rests:
-            yield Holdup(
-                what="gateway-on-trial",
-                sentence=f"Gateway {gateway.address} of trunk {trunk.name} gets one call at a time, {why}; {check}.",
-                count=gateway.failures,
+                until=gateway.rests_until if gateway.rests_now else None,
             )
 
 

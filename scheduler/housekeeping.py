@@ -16,11 +16,12 @@ from uuid import UUID
 import structlog
 from sqlalchemy import Connection
 
-from models import ledger
+from models import ledger, repairs
 from models.explanations import Ending, Verdict, explain
 from models.outcome import Disposition
 from models.points import Point, reached
-from models.slots import LeaderSlots, held_keys, line_key, rate_key
+from models.repairs import Repair
+from models.slots import CANCEL_LINGERS, LeaderSlots, held_keys, line_key, rate_key
 from models.statements import statement
 from models.statuses import Status
 from scheduler.agent_watch import pause_for_dead_agents
@@ -32,6 +33,7 @@ _EVERY = 1.0  # seconds
 _AUDIT_EVERY = 5.0
 _HOURLY = 3600.0
 _UNCLAIMED_FOR = timedelta(seconds=5)
+_FREED_WITHIN = timedelta(seconds=2)
 _KEEP_CEL = timedelta(days=7)
 _MOST_AT_ONCE = 10_000
 STOPPED = explain(Ending(why=Disposition.CANCELED))
@@ -59,21 +61,14 @@ class Housekeeping:
     def audit_is_due(self, now: float) -> bool:
         return now >= self._next_audit
 
-    def keep(self, now: float) -> tuple[list[UUID], list[UUID]]:
-        """Returns the attempts whose slots are to be freed, and those to be published again."""
+    def keep(self, now: float) -> list[UUID]:
+        """Returns the attempts whose slots are to be freed."""
         self._next = now + _EVERY
         void = [*self._withdraw_void_grants(), *pause_for_dead_agents(self._connection)]
         with self._connection.begin():
-            again = list(
-                self._connection.exec_driver_sql(
-                    statement("sweep_lost"), {"unclaimed_for": _UNCLAIMED_FOR, "void_after": ledger.VOID_AFTER}
-                ).scalars()
-            )
-        with self._connection.begin():
             self._connection.exec_driver_sql(statement("fold_counts"))
         with self._connection.begin():
-            for name in self._connection.exec_driver_sql(statement("complete_campaigns")).scalars():
-                logger.info("campaign_completed", campaign=name)
+            self._complete_campaigns()
             stopped = list(self._connection.exec_driver_sql(statement("stopped_campaigns")).scalars())
         for campaign_id in stopped:  # what came back after the stop, or was left by a stop that died
             cancel_scheduled(self._connection, campaign_id)
@@ -82,22 +77,39 @@ class Housekeeping:
         if now >= self._next_hourly:
             self._next_hourly = now + _HOURLY
             self.ensure_event_partitions()
-        if void or again:
-            logger.warning("unclaimed_tasks", published_again=len(again), withdrawn=len(void))
-        return void, again
+        if void:
+            logger.warning("grants_taken_back", attempts=len(void))
+        return void
+
+    def _complete_campaigns(self) -> None:
+        done = list(self._connection.exec_driver_sql(statement("lock_done_campaigns")).scalars())
+        if done:
+            for name in self._connection.exec_driver_sql(statement("complete_campaigns"), {"ids": done}).scalars():
+                logger.info("campaign_completed", campaign=name)
 
     def _withdraw_void_grants(self) -> list[UUID]:
         with self._connection.begin():
             void = self._connection.exec_driver_sql(
                 statement("void_grants"), {"void_after": ledger.VOID_AFTER}
             ).scalars()
-            return ledger.withdraw(
+            withdrawn = ledger.withdraw(
                 self._connection,
                 list(void),
                 of={Status.QUEUED},
                 at=datetime.now(UTC),
                 explanation=explain(Ending(why=Verdict.UNCLAIMED)),
             )
+            repairs.count(self._connection, {Repair.GRANT_VOIDED: len(withdrawn)})
+            return withdrawn
+
+    def rebuild(self, slots: LeaderSlots) -> None:
+        """Makes the slots what the ledger says. Raises SlotsError."""
+        holders, suspect_rates = self.holders(), self._suspect_rates()
+        reached(Point.LEADER_REBUILDS)
+        slots.rebuild(holders, suspect_rates)
+        with self._connection.begin():
+            repairs.count(self._connection, {Repair.SLOTS_REBUILT: 1})
+        logger.info("slots_rebuilt", held=len(holders))
 
     def audit(self, slots: LeaderSlots, now: float) -> None:
         """Mends what Redis and the ledger disagree on. Raises SlotsError."""
@@ -107,8 +119,28 @@ class Housekeeping:
         holders = self.holders()
         reached(Point.LEADER_AUDITS)
         mended = slots.audit(holders)
-        if mended.put_back or mended.freed or mended.expired:
-            logger.warning("slots_mended", put_back=mended.put_back, freed=mended.freed, expired=mended.expired)
+        let_go = self._let_go(mended.young)
+        slots.free(let_go, linger=CANCEL_LINGERS)
+        counts = {
+            Repair.LEASE_PUT_BACK: mended.put_back,
+            Repair.LEASE_FREED: mended.freed + len(let_go),
+            Repair.LEASE_EXPIRED: mended.expired,
+        }
+        if any(counts.values()):
+            logger.warning("slots_mended", **{repair.name.lower(): times for repair, times in counts.items()})
+            with self._connection.begin():
+                repairs.count(self._connection, counts)
+
+    def _let_go(self, held: Sequence[UUID]) -> list[UUID]:
+        """Which of these attempts hold no slot in the ledger, and have not just ended."""
+        if not held:
+            return []
+        with self._connection.begin():
+            return list(
+                self._connection.exec_driver_sql(
+                    statement("let_go"), {"ids": list(held), "since": _FREED_WITHIN}
+                ).scalars()
+            )
 
     def holders(self) -> Sequence[tuple[UUID, str]]:
         """The attempts that hold a slot, with its keys."""
@@ -118,21 +150,25 @@ class Housekeeping:
                 for row in self._connection.exec_driver_sql(statement("open_attempts"))
             ]
 
-    def suspect_rates(self) -> list[str]:
+    def _suspect_rates(self) -> list[str]:
         """The rates that were used in the last second: Redis may have forgotten it."""
         with self._connection.begin():
             since = UUID(int=(int(time.time() * 1000) - 60_000) << 80)  # version 7: ids are in the order of time
             trunks = self._connection.exec_driver_sql(statement("just_granted_trunks"), {"since": since}).scalars()
             return [key for trunk_id in trunks for key in (rate_key("trunk", trunk_id), line_key(trunk_id))]
 
-    def queued_attempts(self) -> list[UUID]:
-        """What a leader before us may have granted and not published."""
+    def unclaimed(self, unclaimed_for: timedelta = _UNCLAIMED_FOR) -> list[UUID]:
+        """Attempts to be published again; at once all that are queued when Redis, or a leader before us, may have lost them."""
         with self._connection.begin():
-            return list(
+            again = list(
                 self._connection.exec_driver_sql(
-                    statement("sweep_lost"), {"unclaimed_for": timedelta(0), "void_after": ledger.VOID_AFTER}
+                    statement("sweep_lost"), {"unclaimed_for": unclaimed_for, "void_after": ledger.VOID_AFTER}
                 ).scalars()
             )
+            repairs.count(self._connection, {Repair.TASK_PUBLISHED_AGAIN: len(again)})
+        if again:
+            logger.warning("published_again", attempts=len(again))
+        return again
 
     def ensure_event_partitions(self) -> None:
         """Before anything is written: what has gone to the default partition cannot be parted from it any more."""

@@ -25,8 +25,8 @@ from sqlalchemy.exc import DBAPIError
 from models.points import Point, reached
 from models.roles import LOST_AFTER_MS, SCHEDULER, Role, hold
 from models.settings import Settings
-from models.slots import Away, Bell, Forgot, LeaderSlots, Stale, connect
-from scheduler.grants import Granter
+from models.slots import CANCEL_LINGERS, Away, Bell, Forgot, Full, LeaderSlots, Stale, connect
+from scheduler.grants import Granter, Round
 from scheduler.housekeeping import Housekeeping
 from scheduler.lines import Lines, load_lines
 
@@ -46,7 +46,7 @@ class Leader:
         self._settings = settings
         self._redis_url = redis_url
         self._publish = publish
-        self._redis = connect(redis_url)
+        self._redis = connect(redis_url, briefly=True)
 
     def run(self, stop: threading.Event) -> None:
         while not stop.is_set():
@@ -80,21 +80,22 @@ class _Term:
     def serve(self, stop: threading.Event) -> None:
         try:
             self._house.ensure_event_partitions()
-            self._publish_quietly(self._house.queued_attempts())
             rebuilt = False
             while not stop.is_set():
                 try:
                     if not rebuilt:
-                        holders, suspect_rates = self._house.holders(), self._house.suspect_rates()
-                        reached(Point.LEADER_REBUILDS)
-                        self._leader_slots.rebuild(holders, suspect_rates)
+                        self._house.rebuild(self._leader_slots)
                         rebuilt = True
+                        stop.wait(CANCEL_LINGERS.total_seconds())  # what ended just now may be up for so long
+                        self._publish_quietly(self._house.unclaimed(timedelta(0)))
                     self._round(stop)
                 except (Away, Forgot) as doubt:
                     rebuilt = False
+                    self._bell.close()
                     logger.warning("slots_in_doubt", error=str(doubt) or type(doubt).__name__)
                     self._keep_house_in_doubt(time.monotonic())
-                    stop.wait(_RETRY_AFTER)
+                    if isinstance(doubt, Away):
+                        stop.wait(_RETRY_AFTER)
         finally:
             self._leader_slots.close()
             self._bell.close()
@@ -107,13 +108,13 @@ class _Term:
             lines = self._read_lines(now)
         else:
             hand_over_again_in = _IDLE
-        done = self._granter.grant(self._connection, lines)
+        done = self._grant(lines)
         self._publish_quietly(done.attempt_ids)
         if self._house.is_due(now):
-            freed, again = self._house.keep(now)
+            freed = self._house.keep(now)
             reached(Point.LEADER_KEPT_HOUSE)
             self._leader_slots.free(freed)
-            self._publish_quietly(again)
+            self._publish_quietly(self._house.unclaimed())
             if self._house.audit_is_due(now):
                 self._house.audit(self._leader_slots, now)
         if done.tried:
@@ -127,7 +128,7 @@ class _Term:
     def _keep_house_in_doubt(self, now: float) -> None:
         """The ledger is kept all the same, and with it the role.
 
-        Nothing is freed or published: the rebuild will, and the sweep; a Redis that hangs would cost us the role.
+        Nothing is freed or published, that comes with the rebuild: a Redis that hangs would cost us the role.
         """
         if self._house.is_due(now):
             self._house.keep(now)
@@ -139,9 +140,22 @@ class _Term:
             self._lines_at = now
         return self._lines
 
+    def _grant(self, lines: Lines) -> Round:
+        try:
+            return self._granter.grant(self._connection, lines)
+        except Full as full:  # what is held can still be freed, and is still known
+            return self._none(full)
+
+    def _none(self, full: Full) -> Round:
+        logger.warning("nothing_granted", error=str(full))
+        return Round(attempt_ids=(), more_due=False, ask_again_in=None)
+
     def _hand_over(self, lines: Lines) -> timedelta:
         """Calls that go to the next gateway, before all others; returns when to see to those that wait for a rate."""
-        done = self._granter.hand_over(self._connection, lines)
+        try:
+            done = self._granter.hand_over(self._connection, lines)
+        except Full as full:
+            done = self._none(full)
         self._publish_quietly(done.attempt_ids)
         self._leader_slots.free(done.given_up)
         self._lines = None

@@ -59,6 +59,7 @@ class Lines:
     campaigns: Sequence[Campaign]
     nodes: Mapping[str, Scope]
     hand_overs: bool  #: some slots wait for the next gateway
+    quarantine: bool  #: some calls that may kill their worker are to be made
 
     @property
     def scopes(self) -> list[Scope]:
@@ -105,5 +106,15 @@ def load_lines(connection: Connection) -> Lines:
         row.name: Scope(kind="node", id=row.name, limit=row.max_calls)
         for row in connection.exec_driver_sql(statement("live_nodes"), {"deaf_after": DEAF_AFTER})
     }
-    hand_overs = connection.exec_driver_sql("SELECT EXISTS (SELECT FROM attempts WHERE hands_over)").scalar_one()
-    return Lines(by_number=by_number, gateways=gateways, campaigns=campaigns, nodes=nodes, hand_overs=hand_overs)
+    hand_overs, quarantine = connection.exec_driver_sql(
+        "SELECT EXISTS (SELECT FROM attempts WHERE hands_over),"
+        " EXISTS (SELECT FROM calls WHERE rescues >= 2 AND status = 'scheduled')"
+    ).one()
+    return Lines(
+        by_number=by_number,
+        gateways=gateways,
+        campaigns=campaigns,
+        nodes=nodes,
+        hand_overs=hand_overs,
+        quarantine=quarantine,
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import redis
 from sqlalchemy import Connection
 
-from models.errors import Invalid, Unavailable
+from models.errors import Unavailable
 from models.settings import Settings
 from models.slots import connect
 from models.statements import statement
@@ -24,10 +24,7 @@ def open_redis(settings: Settings) -> redis.Redis:
     """A client that has not asked yet. Raises `Unavailable` where there is no Redis, `Invalid` for an address that is none."""
     if settings.redis_url is None:
         raise Unavailable("Redis: not running; start trunkline with `trunkline up`, or set TRUNKLINE_REDIS_URL")
-    try:
-        return connect(settings.redis_url.get_secret_value())
-    except ValueError as error:
-        raise Invalid("TRUNKLINE_REDIS_URL", "must be redis://:PASSWORD@HOST:PORT/0") from error
+    return connect(settings.redis_url.get_secret_value())
 
 
 def redis_client(settings: Settings) -> redis.Redis:

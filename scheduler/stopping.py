@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -24,7 +24,7 @@ from sqlalchemy import Connection, Engine, Row
 
 from asterisk.pool import AmiError, AmiPool
 from models import ledger
-from models.database import open_engine, readable_errors
+from models.database import NEVER_IDLE, open_engine, readable_errors
 from models.errors import Conflict, NotFound, Unavailable
 from models.explanations import Ending, Verdict, explain
 from models.outcome import Disposition
@@ -40,7 +40,6 @@ _SECOND_LOOK_AFTER = timedelta(seconds=2)
 _ASK_EVERY = 0.05
 _ENDS_WITHIN = 10.0
 _PAST_THE_GATE = 0.2  # whom Asterisk was told how to reach just before the gate closed, it has sent an INVITE by then
-_FROZEN_AFTER = timedelta(seconds=3)  # a command that is halted on its terminal holds up no claim for longer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +93,7 @@ class _Operator:
     @contextmanager
     def of(cls, settings: Settings) -> Iterator[_Operator]:
         slots = Slots(open_redis(settings))
-        engine = open_engine(settings, "trunkline-operator", pool_size=2, frozen_after=_FROZEN_AFTER)
+        engine = open_engine(settings, "trunkline-operator", pool_size=2, options=NEVER_IDLE)
         try:
             with readable_errors(), AmiPool(settings.nodes) as pool:
                 yield cls(engine=engine, pool=pool, slots=slots)
@@ -217,7 +216,7 @@ class _Operator:
         self, connection: Connection, ids: Sequence[UUID], of: Status, to: CampaignStatus, *, second_look: bool = False
     ) -> list[UUID]:
         stopped = to is CampaignStatus.STOPPED
-        now = datetime.now(UTC)
+        now = ledger.now(connection)
         return ledger.withdraw(
             connection,
             ids,

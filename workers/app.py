@@ -13,10 +13,10 @@ from models.settings import Settings
 
 QUEUE = "trunkline"
 _REDIS = {
-    "socket_timeout": 5,
-    "socket_connect_timeout": 5,
+    "socket_timeout": 3,
+    "socket_connect_timeout": 3,
     "socket_keepalive": True,
-    "health_check_interval": 5,
+    "health_check_interval": 2,  # a worker that is connected and deaf finds out within two of them
     "retry_on_timeout": True,
     "visibility_timeout": 3600,
     "global_keyprefix": "{trunkline}:broker:",
@@ -31,6 +31,8 @@ def make_app(settings: Settings) -> Celery:
         broker_url=settings.redis_url.get_secret_value() if settings.redis_url else None,
         broker_transport_options=_REDIS,
         broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,  # it is tried again until it is back, every 30 s in the end
+        broker_channel_error_retry=True,  # of a Redis with no memory left, which would end the worker
         broker_connection_timeout=5,
         result_backend=None,
         task_ignore_result=True,

@@ -22,7 +22,7 @@ from asterisk.ami import TooLate
 from asterisk.marks import mark_family
 from asterisk.pool import AmiError, AmiPool, MaybeSent, Originate, Refused
 from models import contexts, ledger
-from models.agents import DEFAULT_FALLBACK, parse_connect
+from models.agents import DEFAULT_FALLBACK, check_sound, parse_connect
 from models.database import reason
 from models.errors import Invalid
 from models.explanations import Ending, Verdict, explain
@@ -34,6 +34,9 @@ from models.slots import Away, Slots, pace
 from models.statuses import Status
 
 logger = structlog.get_logger(__name__)
+
+_OF_THE_NODE = ("does not exist", "shutting down")
+"""In Asterisk's word for why it takes no Originate at all: it is booting, or its owner has stopped it gracefully."""
 
 _HELD_UP = timedelta(milliseconds=50)
 """Later than this after its turn nothing is sent: what waited in a frozen process must not leave all at once."""
@@ -60,16 +63,16 @@ class Originator:
         void) is given back at once. Where the ledger does not answer nothing is sent, whether or not the
         claim was committed: the leader publishes again what is still queued, and the listener looks up the rest.
         """
-        reached(Point.WORKER_TOOK)
+        reached(Point.WORKER_TOOK, attempt_ids)
         try:
             with self._engine.begin() as connection:
                 claims = ledger.claim(connection, attempt_ids)
-                reached(Point.WORKER_CLAIMS)
+                claimed = {claim.id for claim in claims}
+                reached(Point.WORKER_CLAIMS, claimed)
         except _AWAY as error:
             logger.warning("not_claimed", attempts=len(attempt_ids), error=_why(error))
             return 0
-        reached(Point.WORKER_CLAIMED)
-        claimed = {claim.id for claim in claims}
+        reached(Point.WORKER_CLAIMED, claimed)
         unclaimed = [id for id in attempt_ids if id not in claimed]
         if unclaimed:
             self._give_back_unclaimed(unclaimed)
@@ -93,7 +96,7 @@ class Originator:
         if not orders:
             return 0
         results = self._pool.originate_many([(claim.node, order) for claim, order in orders])
-        reached(Point.WORKER_SENT)
+        reached(Point.WORKER_SENT, claimed)
         for (claim, _), result in zip(orders, results, strict=True):
             if isinstance(result, AmiError):
                 self._not_taken(claim, result)
@@ -125,7 +128,7 @@ class Originator:
             variables={
                 **agent.variables,
                 "TL_LONGEST": str(math.ceil(longest.total_seconds())),
-                "TL_FALLBACK": claim.fallback or DEFAULT_FALLBACK,
+                "TL_FALLBACK": check_sound(claim.fallback, field="fallback") if claim.fallback else DEFAULT_FALLBACK,
             },
             mark_family=mark_family(claim.id),
             send_at=send_at,
@@ -141,7 +144,7 @@ class Originator:
         if isinstance(error, TooLate):
             self._give_back([claim.id], Status.INITIATED, _TURN_PASSED)
             return
-        placed_wrong = isinstance(error, Refused) and "does not exist" not in error.message  # else: it is booting
+        placed_wrong = isinstance(error, Refused) and not any(sign in error.message for sign in _OF_THE_NODE)
         self._give_back(
             [claim.id],
             Status.INITIATED,

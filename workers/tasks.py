@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
-from datetime import timedelta
 from functools import cache
 from uuid import UUID
 
+import structlog
 from celery import shared_task
 
 from asterisk.pool import AmiPool
-from models.database import open_engine
+from models.database import NEVER_IDLE, open_engine
 from models.settings import read_settings
 from models.slots import Slots, connect
 from workers.originate import Originator
 
-ORIGINATE = "originate"
-_FROZEN_AFTER = timedelta(seconds=3)  # in a claim: less than what a pause waits, and the leader, for its locks
-_STATEMENT_TIMEOUT_MS = 10_000  # a thread that waits for the ledger takes no other task
+logger = structlog.get_logger(__name__)
 
+ORIGINATE = "originate"
+_STATEMENT_TIMEOUT_MS = 10_000  # a thread that waits for the ledger takes no other task
 
 _making = threading.Lock()
 
@@ -30,12 +31,13 @@ def _make_originator() -> Originator:
     url = settings.redis_url.get_secret_value() if settings.redis_url else ""
     return Originator(
         settings,
+        # a name of its own: who claimed an attempt is known by it, and whether that one still lives
         open_engine(
             settings,
-            "trunkline-worker",
+            f"trunkline-worker {secrets.token_hex(4)}",
             pool_size=settings.worker_threads,
             statement_timeout_ms=_STATEMENT_TIMEOUT_MS,
-            frozen_after=_FROZEN_AFTER,
+            options=NEVER_IDLE,
         ),
         AmiPool(settings.nodes),
         Slots(connect(url)),
@@ -48,5 +50,13 @@ def _originator() -> Originator:
 
 
 @shared_task(name=ORIGINATE, ignore_result=True)
-def originate(attempt_ids: list[str]) -> None:
-    _originator().originate([UUID(id) for id in attempt_ids])
+def originate(attempt_ids: object = None, *_: object, **__: object) -> None:
+    """What is not a list of ids has not been published by us: said in one line, and forgotten."""
+    try:
+        ids = [UUID(id) for id in attempt_ids] if isinstance(attempt_ids, list) else []
+    except (ValueError, AttributeError, TypeError):  # UUID of something that is no text
+        ids = []
+    if not ids:
+        logger.error("task_refused", task=ORIGINATE)
+        return
+    _originator().originate(ids)

@@ -113,6 +113,13 @@ class Carrier:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """Of SIPp itself. Raises CarrierNotStarted."""
+        if self._process is None:
+            raise CarrierNotStarted(f"SIPp at {self.address} does not run")
+        return self._process.pid
+
     def command(self) -> list[str]:
         """The whole command line; it runs in the carrier's directory, where `start` writes the scenario."""
         return [

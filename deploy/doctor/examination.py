@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from deploy.doctor.broker import examine_redis, examine_workers
-from deploy.doctor.ledger import examine_postgres, examine_scheduler
+from deploy.doctor.ledger import examine_postgres, examine_scheduler, examine_trunks
 from deploy.doctor.machine import examine_machine, runs_here
 from deploy.doctor.nodes import examine_node, slots_finding
 from models.errors import TrunklineError
@@ -74,6 +74,7 @@ def examine(settings: Settings) -> list[Finding]:
         findings += look.result or [look.why_not(THEN_WITHIN)]
     slots = slots_finding(settings, ledger) if nodes else None
     findings += [slots] if slots else []
+    findings += examine_trunks(ledger)
     findings += examine_scheduler(ledger)
     findings += workers.result or [workers.why_not(THEN_WITHIN)]
     return findings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib import resources
@@ -22,6 +22,8 @@ from models.findings import Finding, ok, unknown, warning, wrong
 from models.roles import SCHEDULER, holder, listener_of
 from models.settings import Settings
 from models.statements import statement
+from scheduler import trunk_health
+from scheduler.trunk_health import GatewayHealth
 
 OLDEST_POSTGRES = 15
 DEAF_AFTER = 6.0  # seconds
@@ -44,6 +46,7 @@ class Ledger:
     oldest_queued: float | None  #: seconds
     heard_ago: Mapping[str, float | None]  #: seconds, by node
     holders: Mapping[str, str | None] = field(default_factory=dict)  #: HOST:PID, by role
+    gateway_health: Sequence[GatewayHealth] = ()
 
 
 @contextlib.contextmanager
@@ -177,7 +180,28 @@ def _ledger(connection: Connection, settings: Settings) -> Ledger:
             for name, ago in connection.exec_driver_sql(statement("doctor_nodes"))
         },
         holders={role: holder(connection, role) for role in roles},
+        gateway_health=trunk_health.of_gateways(connection),
     )
+
+
+def examine_trunks(ledger: Ledger | None) -> list[Finding]:
+    """Trunks that have paused by themselves, and gateways that keep failing while another carries their calls."""
+    if ledger is None:
+        return []
+    paused = trunk_health.pauses(ledger.gateway_health)
+    spared = {pause.trunk_id for pause in paused}
+    failing = [gateway for gateway in ledger.gateway_health if gateway.rests and gateway.trunk_id not in spared]
+    return [
+        *(wrong(f"trunk {pause.trunk}", pause.sentence, pause.advice) for pause in paused),
+        *(
+            warning(
+                f"trunk {gateway.trunk}",
+                f"its gateway {gateway.address} {gateway.now}, after {gateway.why}",
+                f"`trunkline trunk check {shlex.quote(gateway.trunk)}` looks at it; the other gateways carry its calls",
+            )
+            for gateway in failing
+        ),
+    ]
 
 
 def examine_scheduler(ledger: Ledger | None) -> list[Finding]:

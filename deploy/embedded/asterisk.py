@@ -26,7 +26,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from asterisk.configuration import SHORTEST_TIMER_T1, Configuration, Database, render, templates, written
+from asterisk.configuration import SHORTEST_TIMER_T1, Configuration, Database, render, templates, told, written
 from deploy.debian import LIBRARIES, Tree, tree_command, unprivileged
 from deploy.embedded.passwords import write_private
 from deploy.part import Part, accepts
@@ -39,7 +39,15 @@ MACHINE_AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 # Files that Asterisk complains about when they are missing: the package's own defaults, or nothing to say.
 PACKAGED = ("amd.conf", "confbridge.conf", "indications.conf", "stasis.conf")
 NOTHING_TO_SAY = ("acl.conf", "ccss.conf", "features.conf", "http.conf", "pjproject.conf", "udptl.conf")
-LEDGER = ("ps_endpoints", "ps_auths", "ps_aors", "ps_endpoint_id_ips", "asterisk_call_context", "cel")
+LEDGER = (
+    "ps_endpoints",
+    "ps_auths",
+    "ps_aors",
+    "ps_endpoint_id_ips",
+    "asterisk_call_context",
+    "asterisk_call_person",
+    "cel",
+)
 SOUNDS = "usr/share/asterisk/sounds/en_US_f_Allison"
 
 
@@ -105,8 +113,10 @@ class Asterisk:
         for name in NOTHING_TO_SAY:
             write_private(self.etc / name, "; the defaults\n")
         values = self._values()
-        for name, template in templates().items():
-            write_private(self.etc / name, render(template, values))
+        files = {name: render(template, values) for name, template in templates().items()}
+        files["extensions.conf"] = told(files["extensions.conf"], files)
+        for name, text in files.items():
+            write_private(self.etc / name, text)
 
     def part(self) -> Part:
         asterisk = tree_command(self.tree, "usr/sbin/asterisk")
@@ -210,7 +220,7 @@ class Asterisk:
         short = hashlib.sha256(os.fsencode(home)).hexdigest()[:12]
         run = Path(tempfile.gettempdir()) / f"trunkline-{os.geteuid()}-{short}"
         run.mkdir(mode=0o700, exist_ok=True)
-        if run.stat().st_uid != os.geteuid():
+        if run.lstat().st_uid != os.geteuid():  # of a link, its own
             raise Unavailable(
                 f"{run} belongs to somebody else, and {home} is too deep for a socket: choose a shorter TRUNKLINE_HOME"
             )

@@ -9,9 +9,10 @@
 -- Returns {'TAKEN', µs after which it is worth asking again (0: when something is freed), how many leases each scope
 --         would take now..., 1 or 0 for each lease...}, or {'FORGOT'} when Redis has lost its memory,
 --         or {'STALE'} when a newer epoch rules
+-- A Redis with no memory left refuses the first write of a grant, and so all of it; looking goes on.
 local epoch = redis.call('GET', KEYS[1])
-if not epoch then return {'FORGOT'} end
-if tonumber(epoch) ~= tonumber(ARGV[1]) then return {'STALE'} end
+if not epoch or tonumber(epoch) < tonumber(ARGV[1]) then return {'FORGOT'} end
+if tonumber(epoch) > tonumber(ARGV[1]) then return {'STALE'} end
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -31,6 +32,10 @@ for i = 1, scopes do
   room[i] = math.max(0, tonumber(ARGV[3 * i + 1]) - redis.call('ZCARD', KEYS[2 * i + 2]))
   -- GCRA: the theoretical arrival time never lies further back than the burst tolerance
   tat[i] = interval[i] > 0 and math.max(tonumber(redis.call('GET', KEYS[2 * i + 3]) or 0), now - burst[i]) or 0
+  local furthest = now + math.max(interval[i], 1000000)  -- that a grant or a rebuild can have set it to
+  if interval[i] > 0 and tat[i] > furthest then
+    tat[i], moved[i] = furthest, true  -- somebody has put the clock back: the trunk must not wait until it is that late again
+  end
 end
 
 local results, waits = {}, {}

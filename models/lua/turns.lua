@@ -11,6 +11,8 @@ local reply = {}
 for i = 2, #KEYS do
   local interval, many = tonumber(ARGV[2 * i - 2]), tonumber(ARGV[2 * i - 1])
   local next_at = math.max(tonumber(redis.call('GET', KEYS[i]) or 0), now)
+  -- no further than a turn or a rebuild can have set it, or somebody has put the clock back
+  next_at = math.min(next_at, now + math.max(tonumber(ARGV[1]) + interval, 1000000))
   for _ = 1, many do
     if known and next_at - now <= tonumber(ARGV[1]) then
       reply[#reply + 1] = next_at - now

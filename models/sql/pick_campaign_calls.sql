@@ -1,5 +1,5 @@
 -- The next due calls of each campaign, locked. A campaign that is no longer running gives none, and
--- stays as it is until this transaction ends (pause waits for it).
+-- stays as it is until this transaction ends (pause waits for it). What is in quarantine is picked by itself.
 --   campaigns  uuid[]   wanted  int[]
 WITH running AS MATERIALIZED (
   SELECT id FROM campaigns WHERE id = ANY (%(campaigns)s::uuid[]) AND status = 'running' ORDER BY id FOR SHARE
@@ -10,7 +10,7 @@ JOIN running ON running.id = w.campaign_id
 CROSS JOIN LATERAL (
   SELECT id, campaign_id, phone_number
   FROM calls
-  WHERE calls.campaign_id = w.campaign_id AND status = 'scheduled' AND due_at <= now()
+  WHERE calls.campaign_id = w.campaign_id AND status = 'scheduled' AND due_at <= now() AND rescues < 2
   ORDER BY due_at, id
   LIMIT w.wanted
   FOR UPDATE SKIP LOCKED

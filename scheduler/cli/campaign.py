@@ -18,6 +18,7 @@ from scheduler import campaigns, exports, intake
 from scheduler.campaigns import CALL_COLUMNS, Counts
 from scheduler.cli import terminal
 from scheduler.cli.group import new_group
+from scheduler.cli.resolve import CallAgain, Leave, carry_out
 from scheduler.cli.session import bell, ledger, transaction
 from scheduler.cli.watch import watch as watch_campaign
 from scheduler.fields import thing_name
@@ -112,6 +113,20 @@ def stop(
     thing_name(name, field="campaign")
     done = stop_campaign(read_settings(), name, hang_up=hang_up)
     terminal.say(f"campaign {name} is stopped: {done.canceled} canceled, {_still_up(done.still_up)}")
+
+
+@group.command()
+def resolve(
+    name: Name,
+    call_again: CallAgain = False,
+    leave: Leave = False,
+    call: Annotated[
+        list[str] | None, typer.Option("--call", metavar="CALL_ID", help="Only this one; may be given again.")
+    ] = None,
+) -> None:
+    """Decide on the calls of a campaign whose end cannot be known (`unknown`): call again, or leave."""
+    thing_name(name, field="campaign")
+    carry_out(call_again=call_again, leave=leave, campaign=name, calls=call or None)
 
 
 @group.command()

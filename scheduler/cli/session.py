@@ -46,11 +46,7 @@ def glance(settings: Settings) -> Iterator[Slots | None]:
     if settings.redis_url is None:
         yield None
         return
-    try:
-        client = connect(settings.redis_url.get_secret_value())
-    except ValueError as error:
-        raise Invalid("TRUNKLINE_REDIS_URL", "must be redis://:PASSWORD@HOST:PORT/0") from error
-    with client:
+    with connect(settings.redis_url.get_secret_value()) as client:
         yield Slots(client)
 
 
@@ -60,5 +56,5 @@ def wake(settings: Settings) -> None:
         try:
             with connect(settings.redis_url.get_secret_value()) as client:
                 Slots(client).wake()
-        except (redis.RedisError, ValueError):
+        except (redis.RedisError, Invalid):
             pass

@@ -5,17 +5,19 @@ from __future__ import annotations
 import getpass
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
 from models.settings import read_settings
-from scheduler import trunks
+from scheduler import trunk_health, trunks
 from scheduler.cli import terminal
 from scheduler.cli.group import new_group
 from scheduler.cli.session import bell, ledger, transaction, wake
 from scheduler.fields import validated
+from scheduler.trunk_health import GatewayHealth
 from scheduler.trunks import Gateway, Trunk, TrunkCreate, TrunkUpdate
 
 group = new_group("SIP provider accounts. Every change works at once.")
@@ -93,15 +95,16 @@ def create(
 
 @group.command("list")
 def list_all() -> None:
-    """List the trunks."""
+    """List the trunks, and say why any has paused by itself."""
     with transaction(read_settings()) as connection:
         rows = trunks.list_all(connection)
+        pauses = {pause.trunk_id: pause for pause in trunk_health.pauses(trunk_health.of_gateways(connection))}
     terminal.table(
         ("NAME", "ON", "GATEWAYS", "NUMBERS", "CALLS", "CALLS/S", "PROVIDER"),
         [
             (
                 row.name,
-                row.is_active,
+                "paused" if row.id in pauses else row.is_active,
                 [_address(gateway) for gateway in row.gateways],
                 len(row.phone_numbers),
                 row.max_concurrent_calls,
@@ -111,14 +114,17 @@ def list_all() -> None:
             for row in rows
         ],
     )
+    for pause in pauses.values():
+        terminal.note(f"{pause.sentence} {pause.advice}.")
 
 
 @group.command()
 def show(name: Name) -> None:
-    """Show a trunk; its credentials are never shown."""
+    """Show a trunk, and which of its gateways keep failing; its credentials are never shown."""
     with transaction(read_settings()) as connection:
         trunk = trunks.get(connection, name)
-    terminal.fields(_lines(trunk))
+        health = trunk_health.of_gateways(connection, [trunk.id])
+    terminal.fields(_lines(trunk, health))
 
 
 @group.command()
@@ -255,9 +261,12 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _lines(trunk: Trunk) -> dict[str, object]:
+def _lines(trunk: Trunk, health: Sequence[GatewayHealth]) -> dict[str, object]:
     lines = asdict(trunk)
-    lines["gateways"] = [_address(gateway) for gateway in trunk.gateways]
+    failing = {gateway.address: f" ({gateway.now} after {gateway.why})" for gateway in health if gateway.rests}
+    lines["gateways"] = [address + failing.get(address, "") for address in map(_address, trunk.gateways)]
+    for pause in trunk_health.pauses(health):
+        lines["paused"] = f"{pause.sentence} {pause.advice}."
     lines["phone_numbers"] = list(trunk.phone_numbers) or (
         f"none: add one with `trunkline number add +E164 --trunk {shlex.quote(trunk.name)}`"
     )

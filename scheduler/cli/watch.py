@@ -18,9 +18,10 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy import Engine
 
+from models.errors import Invalid
 from models.settings import Settings
 from models.slots import Away, Slots, connect
-from scheduler import campaigns
+from scheduler import campaigns, trunk_health
 from scheduler.campaigns import Counts, TrunkInUse
 from scheduler.cli import terminal
 
@@ -62,10 +63,11 @@ class Pace:
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """One look: the counts, and the slots in use of each trunk (None: Redis does not say)."""
+    """One look: the counts, the slots in use of each trunk (None: Redis does not say), why trunks have paused by themselves."""
 
     counts: Counts
     slots: Mapping[TrunkInUse, int | None]
+    pauses: tuple[str, ...] = ()
 
 
 def watch(engine: Engine, settings: Settings, name: str) -> None:
@@ -108,6 +110,7 @@ def render(view: View, pace: Pace) -> RenderableType:
         Text(summary(counts)),
         *([Text(terminal.shown(counts.pause_reason))] if counts.pause_reason else []),
         *(Text(f"trunk {terminal.shown(trunk.name)}: {_used(trunk, used)}") for trunk, used in view.slots.items()),
+        *(Text(terminal.shown(pause)) for pause in view.pauses),
         Text(
             "" if counts.is_final else f"{pace.started_a_second:.1f} calls/s, {left if left is not None else '?'} left"
         ),
@@ -121,12 +124,12 @@ def _used(trunk: TrunkInUse, used: int | None) -> str:
 
 
 def _tell_changes(views: Iterator[View]) -> None:
-    told: Counts | None = None
+    told: tuple[Counts, tuple[str, ...]] | None = None
     for view in views:
-        if view.counts != told:
-            told = view.counts
-            because = f"; {told.pause_reason}" if told.pause_reason else ""
-            terminal.say(f"{told.updated_at:%H:%M:%S} {summary(told)}{because}")
+        if (view.counts, view.pauses) != told:
+            told = (view.counts, view.pauses)
+            reasons = [reason for reason in (view.counts.pause_reason, *view.pauses) if reason]
+            terminal.say("; ".join([f"{view.counts.updated_at:%H:%M:%S} {summary(view.counts)}", *reasons]))
 
 
 def _views(engine: Engine, settings: Settings, name: str) -> Iterator[View]:
@@ -136,7 +139,9 @@ def _views(engine: Engine, settings: Settings, name: str) -> Iterator[View]:
             with engine.connect() as connection:
                 counts = campaigns.counts(connection, name)
                 trunks = campaigns.trunks_of(connection, name)
-            yield View(counts=counts, slots={trunk: used.of(trunk) for trunk in trunks})
+                health = trunk_health.of_gateways(connection, [trunk.id for trunk in trunks])
+            pauses = () if counts.is_final else tuple(pause.sentence for pause in trunk_health.pauses(health))
+            yield View(counts=counts, slots={trunk: used.of(trunk) for trunk in trunks}, pauses=pauses)
             if counts.is_final:
                 return
             time.sleep(_EVERY)
@@ -149,7 +154,7 @@ class _Used:
         try:
             url = settings.redis_url.get_secret_value() if settings.redis_url else None
             self._client: redis.Redis | None = connect(url) if url else None
-        except ValueError:
+        except Invalid:
             self._client = None
 
     def of(self, trunk: TrunkInUse) -> int | None:

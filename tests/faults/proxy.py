@@ -59,6 +59,10 @@ class Proxy:
         """Half-open: connections stay, also new ones, and not one byte comes through in either direction."""
         self._do(self._passing.clear)
 
+    def strand(self) -> None:
+        """What is connected now hears nothing any more and is not told so; new connections are whole. `restore` cuts the old."""
+        self._do(self._strand)
+
     def delay(self, seconds: float) -> None:
         """From now on what comes back arrives so much later, in order."""
         self._do(lambda: setattr(self, "_delay", seconds))
@@ -104,6 +108,9 @@ class Proxy:
 
     async def _restore(self) -> None:
         self._delay, self._trap, self._overheard = 0.0, None, {}
+        for pair in list(self._pairs):
+            if not pair.passing.is_set():
+                pair.cut()
         self._passing.set()
         if self._server is None:
             await self._listen()
@@ -111,6 +118,10 @@ class Proxy:
     async def _close(self) -> None:
         self._passing.set()
         await self._refuse()
+
+    def _strand(self) -> None:
+        for pair in self._pairs:
+            pair.passing.clear()
 
     def _cut(self) -> None:
         for pair in list(self._pairs):
@@ -139,9 +150,12 @@ class Proxy:
         chunks: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_CHUNKS)
 
         async def read() -> None:
-            while data := await reader.read(_CHUNK):
-                late = self._delay if direction == "answered" else 0.0
-                await chunks.put((loop.time() + late, data))
+            with suppress(
+                OSError
+            ):  # whoever is killed with something unread resets the connection: an end like any other
+                while data := await reader.read(_CHUNK):
+                    late = self._delay if direction == "answered" else 0.0
+                    await chunks.put((loop.time() + late, data))
             await chunks.put((0.0, b""))
 
         reading = asyncio.create_task(read())
@@ -151,6 +165,7 @@ class Proxy:
                 if (wait := due - loop.time()) > 0:
                     await asyncio.sleep(wait)
                 await self._passing.wait()
+                await pair.passing.wait()
                 trap = self._trap
                 strikes = trap is not None and trap[1] == direction and trap[0] in data
                 if data and not (strikes and direction == "answered"):
@@ -174,11 +189,14 @@ class _Pair:
     def __init__(self, near: asyncio.StreamWriter) -> None:
         self._near = near
         self.far: asyncio.StreamWriter | None = None
+        self.passing = asyncio.Event()
+        self.passing.set()
 
     def cut(self) -> None:
         """At once for our process; the far side gets what was sent to it before."""
         with suppress(Exception):
             self._near.transport.abort()
+        self.passing.set()
         if self.far is not None:
             with suppress(Exception):
                 self.far.close()

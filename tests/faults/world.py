@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import count
@@ -26,13 +26,15 @@ from uuid import UUID
 import uuid_utils.compat
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from deploy.carrier import witness
+from deploy.carrier.carrier import Carrier
 from deploy.carrier.people import area_codes, numbers
 from deploy.part import Part, stop
 from models.points import Point
 from models.settings import Settings
 from tests.faults.armed import gone_on, struck
 from tests.faults.proxy import Proxy
-from tests.integration.system import System, until
+from tests.integration.system import PASSWORD, USERNAME, System, until
 
 ROOT = Path(__file__).parents[2]
 SERVICES = ("postgres", "redis", "ami")
@@ -87,6 +89,7 @@ class World(System):
         self._skip = 0
         self.proxies: dict[tuple[str, str], Proxy] = {}
         self.extra: list[str] = []
+        self.carriers: list[Carrier] = []  # beside the one of all cases
         self._plain: dict[str, Part] = {}  # as `trunkline up` runs them
 
     def __enter__(self) -> World:
@@ -99,6 +102,8 @@ class World(System):
         for proxy in self.proxies.values():
             proxy.restore()
         super().__exit__()
+        for carrier in self.carriers:
+            carrier.stop()
         for proxy in self.proxies.values():
             proxy.close()
         self._portal_context.__exit__(None, None, None)
@@ -163,15 +168,55 @@ class World(System):
         """Of every process: the service is away for all of us."""
         return [proxy for (_, to), proxy in self.proxies.items() if to == service]
 
+    # --- carriers
+
+    def add_carrier(self, always: str = "", *, port: int = 0) -> Carrier:
+        """One more gateway of a carrier, of which every number ends like these digits; `heal` ends it."""
+        directory = self.stack.home / f"carrier-{next(self._names)}"
+        carrier = Carrier(
+            tree=self.tree.root, directory=directory, username=USERNAME, password=PASSWORD, always=always, port=port
+        )
+        carrier.start()
+        self.carriers.append(carrier)
+        return carrier
+
+    def turn(self, carrier: Carrier, always: str = "") -> Carrier:
+        """The gateway dies with what is up there, and another takes its address; `heal` ends that one too."""
+        carrier.stop()
+        return self.add_carrier(always, port=carrier.port)
+
+    def carrier_calls(self) -> list[witness.CarrierCall]:
+        """At all gateways, in the order of the first INVITEs; a gateway that was turned is one, with one memory."""
+        logs: dict[int, list[str]] = {}
+        for carrier in (self.carrier, *self.carriers):
+            whole, _, _ = carrier.log.read_text(errors="replace").rpartition("\n")
+            logs.setdefault(carrier.port, []).extend(whole.split("\n"))
+        calls = [call for lines in logs.values() for call in witness.parse(lines)]
+        return sorted((call for call in calls if call.invited_at >= self._began_at), key=lambda call: call.invited_at)
+
     # --- faults at points
 
-    def order(self, name: str, point: Point, do: Do, *, after: int = 0) -> Order:
-        """The process does that to itself when it has passed the point `after` times and reaches it again."""
+    def order(
+        self,
+        name: str,
+        point: Point,
+        do: Do,
+        *,
+        after: int = 0,
+        number: str | None = None,
+        many: int = 0,
+        stays: bool = False,
+    ) -> Order:
+        """The process does that to itself when it has passed the point `after` times and reaches it again.
+
+        With `number` only when it has an attempt for that person in hand, with `many` only when it has so many; one that
+        `stays` strikes every time.
+        """
         path = self._armoury / name / point
         struck(path).unlink(missing_ok=True)
         gone_on(path).unlink(missing_ok=True)
         draft = path.with_suffix(".draft")
-        draft.write_text(json.dumps({"do": do, "after": after}))
+        draft.write_text(json.dumps({"do": do, "after": after, "number": number, "many": many, "stays": stays}))
         draft.rename(path)
         return Order(path=path)
 
@@ -192,6 +237,9 @@ class World(System):
             for service in SERVICES:
                 self.proxies.pop((name, service)).close()
         self.extra.clear()
+        for carrier in self.carriers:
+            carrier.stop()
+        self.carriers.clear()
         for name, process in list(self.processes.items()):
             if process.poll() is not None:
                 self.start(name)
@@ -217,15 +265,32 @@ class World(System):
         calls_per_second: float = 30,
         agent: str = "playback://hello-world",
         start: bool = True,
+        gateways: Sequence[Carrier] = (),
     ) -> Campaign:
-        """A trunk, a number, an agent and so many people; it runs when this returns."""
+        """A trunk, a number, an agent and so many people; it runs when this returns. Without `gateways` it has the one of all cases."""
         name = f"case-{next(self._names)}"
         most = max(people.values())
         if self._skip + most > len(area_codes()):
             self._skip = 0
         to = numbers(people, skip=self._skip)
         self._skip += most
-        from_number = self.add_trunk(name, slots=slots, calls_per_second=calls_per_second, userpass=False)
+        from_number = self.add_trunk(
+            name,
+            slots=slots,
+            calls_per_second=calls_per_second,
+            userpass=False,
+            qualify_frequency=0 if gateways else 60,
+            carrier=gateways[0] if gateways else None,
+        )
+        for priority, carrier in enumerate(gateways[1:], start=2):
+            self.run(
+                "INSERT INTO trunk_gateways (trunk_id, gateway_address, port, priority)"
+                " SELECT id, %(host)s, %(port)s, %(priority)s FROM trunks WHERE name = %(name)s",
+                name=name,
+                host=carrier.host,
+                port=carrier.port,
+                priority=priority,
+            )
         campaign_id, agent_id = uuid_utils.compat.uuid7(), self.add_agent(name, agent)
         with self.engine.begin() as connection:
             connection.exec_driver_sql(
@@ -313,15 +378,33 @@ class _Frozen:
 
     def __enter__(self) -> None:
         rows = self._world.rows(
-            "SELECT pid FROM pg_stat_activity WHERE application_name LIKE %(a)s OR usename LIKE %(a)s",
+            "SELECT pid FROM pg_stat_activity WHERE application_name LIKE %(a)s || '%%' OR usename LIKE %(a)s",
             a=self._application,
         )
         self._pids = [int(row.pid) for row in rows]
         assert self._pids, f"nobody is called {self._application}"
         _signal(self._pids, signal.SIGSTOP)
+        while not self._hold_nothing_up():
+            _signal(self._pids, signal.SIGCONT)
+            _signal(self._pids, signal.SIGSTOP)
+
+    def _hold_nothing_up(self) -> bool:
+        """Whether each was stopped while it waited for a question: in the midst of a write all of Postgres would wait."""
+        rows = self._world.rows("SELECT wait_event FROM pg_stat_activity WHERE pid = ANY (%(p)s)", p=self._pids)
+        return all(row.wait_event == "ClientRead" for row in rows)
 
     def __exit__(self, *_: object) -> None:
         _signal(self._pids, signal.SIGCONT)
+
+
+@contextmanager
+def frozen(carrier: Carrier) -> Iterator[None]:
+    """A carrier that stands still, and then sees everything that was sent to it meanwhile."""
+    _signal([carrier.pid], signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        _signal([carrier.pid], signal.SIGCONT)
 
 
 def _signal(pids: list[int], number: signal.Signals) -> None:

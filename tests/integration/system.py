@@ -39,6 +39,8 @@ exten => talk,1,Log(NOTICE,${UNIQUEID} is ${HASH(CALL,attempt_number)} of ${HASH
  same => n,Playback(hello-world)
  same => n,Wait(0.2)
  same => n,Hangup()
+exten => say,1,Log(NOTICE,${UNIQUEID} says ${URIENCODE(${CALL_NAME})} ${URIENCODE(${CALL_VARIABLES})} ${HASH(CALL,phone_number)} ${HASH(CALL,from_number)} ${HASH(CALL,attempt_number)} ${URIENCODE(${HASH(CALL,campaign)})} ${URIENCODE(${HASH(CALL,agent)})} ${URIENCODE(${HASH(CALL,trunk)})} ${HASH(CALL,node)})
+ same => n,Hangup()
 exten => stay,1,Playback(demo-congrats)
  same => n,Hangup()
 """

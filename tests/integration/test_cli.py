@@ -400,6 +400,32 @@ def test_watch_tells_each_change_and_ends_with_the_campaign(ready: Operator, tmp
     assert re.fullmatch(r"\d\d:\d\d:\d\d stopped: 0 of 1 over; 1 scheduled", lines[-1])
 
 
+def test_a_trunk_that_has_paused_by_itself_says_so_and_why_wherever_it_is_shown(
+    ready: Operator, tmp_path: Path
+) -> None:
+    upload(ready, tmp_path / "a.csv", f"phone\n{THEIRS}\n", "--start")
+    ready.write(
+        "INSERT INTO gateway_health (gateway_id, failures, last_failure, rests, rests_until)"
+        " SELECT id, 5, 'congestion', 1, now() + interval '1 hour' FROM trunk_gateways"
+    )
+    why = "Trunk acme is paused, its gateway sip.example.com:5080 keeps failing"
+    listed = ready("trunk", "list")
+    assert listed.out.splitlines()[1].split()[:2] == ["acme", "paused"]
+    assert why in listed.err
+    shown = ready.does("trunk", "show", "acme")
+    assert why in shown
+    assert "sip.example.com:5080 (rests until" in shown
+    assert why in ready.does("explain", "spring")
+    watched = threading.Timer(0.2, lambda: ready.write("UPDATE campaigns SET status = 'stopped', updated_at = now()"))
+    watched.start()
+    lines = ready.does("campaign", "status", "spring", "--watch").splitlines()
+    watched.join()
+    assert why in lines[0]
+    assert why not in lines[-1]
+    ready.write("UPDATE gateway_health SET failures = 0, rests = 0, rests_until = NULL")
+    assert "paused" not in ready.does("trunk", "list") + ready.does("trunk", "show", "acme")
+
+
 def test_ten_thousand_calls_are_streamed_and_head_may_leave(ready: Operator, tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     upload(ready, path, "phone\n" + "".join(f"+49301{index:07}\n" for index in range(10_000)))

@@ -37,8 +37,9 @@ SELECT 'gateway'::text AS id, 'transport-udp'::text AS transport, ''::text AS ao
        'all'::text AS disallow, 'ulaw,alaw'::text AS allow, 'user'::text AS redirect_method, ''::text AS mailboxes;
 CREATE VIEW ps_endpoint_id_ips AS SELECT ''::text AS id, ''::text AS endpoint, ''::text AS match WHERE false;
 CREATE VIEW asterisk_call_context AS
-SELECT id AS attempt_id, 'Doe, "Jo" ^3B'::text AS name, '{"city": "a,b"}'::text AS variables, '+15550100'::text AS phone_number
-FROM may_dial;
+SELECT id AS attempt_id, '+15550100'::text AS phone_number FROM may_dial;
+CREATE VIEW asterisk_call_person AS
+SELECT id AS attempt_id, 'Doe, "Jo" ^3B'::text AS name, '{"city": "a,b"}'::text AS variables FROM may_dial;
 CREATE TABLE cel (eventtype text, eventtime timestamptz, uniqueid text, linkedid text, channame text, extra text);
 CREATE FUNCTION say_cel() RETURNS trigger LANGUAGE plpgsql AS
 $$ BEGIN PERFORM pg_notify('cel', NEW.eventtype || ' ' || NEW.uniqueid); RETURN NULL; END $$;

@@ -180,7 +180,7 @@ def test_a_gateway_that_keeps_failing_rests_and_is_tried_again_with_one_call(sys
         until(lambda: system.campaign("rests")["scheduled"] + system.campaign("rests")["failed"] == len(to))
         system.run("UPDATE gateway_health SET rests_until = now() + interval '1 minute' WHERE rests = 1")
         said = system.trunkline("explain", "rests")
-        assert f"Gateway {bad.address} of trunk rests rests until" in said
+        assert f"Trunk rests is paused, its gateway {bad.address} keeps failing" in said
         assert "the last one: congestion" in said
         before = len(seen_at(bad, to))
         assert 5 <= before <= 5 + 2 * 3, "five in a row, and what was granted before that was known"

@@ -22,13 +22,14 @@ from asterisk import listener as listening
 from asterisk.connection import AmiMessage, MaybeSent
 from asterisk.link import Down, Up
 from asterisk.listener import Listener
-from asterisk.reconcile import Reconciler
+from asterisk.reconcile import SILENT_FOR, Reconciler
 from deploy.embedded.valkey import Valkey
+from models import roles
 from models.database import open_engine
 from models.roles import hold, listener_of
 from models.settings import Login, Node
 from models.sightings import Sight, Sighting
-from models.slots import Slots, connect
+from models.slots import Freer, Slots, connect
 from tests.integration.conftest import Database, PostgresServer
 from tests.integration.ledger_rows import Rows, ended, saw
 from tests.integration.system import until
@@ -115,7 +116,7 @@ def link(monkeypatch: pytest.MonkeyPatch) -> ScriptedLink:
 def listens(database: Database, valkey: Valkey, link: ScriptedLink, rows: Rows) -> Iterator[None]:
     rows.run("UPDATE nodes SET heard_at = NULL, listening_since = NULL")
     stop = threading.Event()
-    listener = Listener(database.settings, NODE, Slots(connect(valkey.url)))
+    listener = Listener(database.settings, NODE, Freer(Slots(connect(valkey.url))))
     thread = threading.Thread(target=listener.run, args=(stop,))
     thread.start()
     yield
@@ -178,6 +179,58 @@ def test_a_node_is_deaf_as_soon_as_its_link_is_down(rows: Rows, link: ScriptedLi
     link.inbox.put(Down("cut"))
     until(lambda: not is_heard(rows))
     assert rows.value("SELECT listening_since IS NULL FROM nodes")
+
+
+def refusal(attempt_id: UUID) -> AmiMessage:
+    id = str(attempt_id)
+    headers = {"actionid": id, "uniqueid": id, "response": "Failure", "reason": "0"}
+    return AmiMessage(name="OriginateResponse", headers=headers)
+
+
+@pytest.mark.usefixtures("listens")
+def test_a_refused_duplicate_after_a_gap_says_nothing_of_the_call_that_was_made_before_it(
+    rows: Rows, link: ScriptedLink
+) -> None:
+    """Its Newchannel was heard by nobody who still remembers it, and the refusal names the live channel."""
+    attempt, other = claimed(rows, ago=OLD), claimed(rows, Sight.RINGING)
+    link.live[attempt] = "Down"
+    link.inbox.put(Up())
+    link.inbox.put(refusal(attempt))
+    link.inbox.put(hangup(other, 17))
+    until(lambda: rows.attempt(other).ended_at, what="what was said before it has been read")
+    assert (rows.attempt(attempt).status, rows.call_of(attempt).status) == ("initiated", "initiated")
+    link.inbox.put(hangup(attempt, 17))
+    until(lambda: rows.attempt(attempt).status == "busy")
+
+
+@pytest.mark.usefixtures("listens")
+def test_what_ended_while_the_link_was_down_is_looked_up_when_it_is_up_again(
+    rows: Rows, link: ScriptedLink, cel: Any
+) -> None:
+    link.inbox.put(Up())
+    until(lambda: is_heard(rows))
+    attempt = claimed(rows, Sight.RINGING)
+    link.live[attempt] = "Ringing"
+    link.inbox.put(Down("cut"))
+    until(lambda: not is_heard(rows))
+    del link.live[attempt]
+    for kind, cause in (("CHAN_START", None), ("HANGUP", 17)):
+        cel(attempt, kind, cause)
+    rows.run("UPDATE attempts SET initiated_at = initiated_at - interval '5 seconds'")
+    link.inbox.put(Up())
+    until(lambda: rows.attempt(attempt).status == "busy")
+
+
+@pytest.mark.usefixtures("listens")
+def test_what_comes_to_be_overdue_is_looked_up_every_few_seconds_without_any_gap(
+    rows: Rows, link: ScriptedLink
+) -> None:
+    link.inbox.put(Up())
+    until(lambda: is_heard(rows))
+    attempt = claimed(rows, ago=SILENT_FOR + OLD)
+    until(lambda: rows.attempt(attempt).status == "withdrawn", what="the verdict")
+    until(lambda: rows.call_of(attempt).status == "scheduled", what="the second look")
+    assert repaired(rows) == {"attempt-withdrawn": 1}
 
 
 @contextmanager
@@ -262,6 +315,24 @@ def test_what_was_heard_is_handed_in_where_another_one_listens_by_now(
 
 
 @pytest.mark.usefixtures("listens")
+def test_who_finds_the_role_held_by_a_dead_session_of_its_own_hears_on(
+    rows: Rows, link: ScriptedLink, database: Database, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "_HOLD_AGAIN_AFTER", 2.0)
+    attempt = claimed(rows, Sight.RINGING)
+    link.live[attempt] = "Ringing"
+    link.inbox.put(Up())
+    until(lambda: is_heard(rows))
+    with database_away(database, postgres):
+        link.inbox.put(hangup(attempt, 17))
+    with database.engine.connect() as dead:
+        assert roles._try_lock(dead, listener_of("n1"))
+        until(lambda: rows.attempt(attempt).ended_at, what="what was heard is written")
+    until(lambda: is_heard(rows), what="it listens again")
+    assert (link.opened, link.closed) == (1, 0)
+
+
+@pytest.mark.usefixtures("listens")
 def test_a_deadlock_costs_a_look_and_not_the_role(
     rows: Rows, link: ScriptedLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,13 +373,16 @@ class Look:
             "n1",
             self._connection,
             self.link,  # type: ignore[arg-type]
-            lambda: self.rows.record(*self.heard) and None,
+            self._catch_up,
             now=lambda: self.clock,
         )
         return self
 
     def __exit__(self, *_: object) -> None:
         self._connection.close()
+
+    def _catch_up(self) -> None:
+        self.rows.record(*self.heard)
 
     def after_gap(self) -> list[UUID]:
         return [row.id for row in self.reconciler.after_gap(datetime.now(UTC))]
@@ -318,6 +392,10 @@ class Look:
 def look(rows: Rows, database: Database) -> Iterator[Look]:
     with Look(rows=rows, link=ScriptedLink(), database=database) as look:
         yield look
+
+
+def repaired(rows: Rows) -> dict[str, int]:
+    return {row.what: row.times for row in rows.all("SELECT what, times FROM repairs")}
 
 
 def test_what_ended_in_the_gap_while_it_was_in_hand_is_looked_up_a_moment_later(
@@ -442,3 +520,38 @@ def test_a_channel_that_passed_the_gate_just_before_it_closed_is_found_by_the_se
     assert look.reconciler.second_looks() == []
     assert (rows.attempt(alive).status, rows.call_of(alive).status) == ("ringing", "ringing")
     assert (rows.attempt(made).status, rows.call_of(made).status) == ("unknown", "unknown")
+
+
+def test_an_end_that_reaches_asterisks_ledger_after_the_verdict_is_that_end(rows: Rows, look: Look, cel: Any) -> None:
+    """Its Postgres was frozen: the row waited in Asterisk's memory."""
+    attempt = claimed(rows, Sight.RINGING, ago=OLD)
+    look.after_gap()
+    assert (rows.attempt(attempt).status, rows.call_of(attempt).status) == ("unknown", "unknown")
+    cel(attempt, "HANGUP", 17)
+    assert [row.id for row in look.reconciler.overdue()] == [attempt]
+    assert (rows.attempt(attempt).status, rows.call_of(attempt).status) == ("busy", "busy")
+    assert repaired(rows) == {"attempt-lost": 1, "verdict-overturned": 1}
+
+
+def test_a_call_that_is_up_for_longer_than_any_can_be_is_looked_up(rows: Rows, look: Look, cel: Any) -> None:
+    settings = look.database.settings
+    attempt = claimed(rows, Sight.ANSWERED, ago=settings.ring_timeout + settings.longest_call)
+    assert look.reconciler.overdue() == []
+    assert rows.attempt(attempt).status == "in-progress"
+    rows.run("UPDATE attempts SET initiated_at = initiated_at - interval '1 minute'")
+    cel(attempt, "HANGUP", 16)
+    assert [row.id for row in look.reconciler.overdue()] == [attempt]
+    assert rows.attempt(attempt).status == "completed"
+
+
+def test_every_verdict_and_every_verdict_that_was_overturned_is_counted(rows: Rows, look: Look) -> None:
+    alive, made, gone = (claimed(rows, ago=OLD) for _ in range(3))
+    lost = claimed(rows, Sight.RINGING, ago=OLD)
+    look.after_gap()
+    assert rows.attempt(lost).status == "unknown"
+    assert repaired(rows) == {"attempt-withdrawn": 3, "attempt-lost": 1}
+    rows.run("UPDATE attempts SET hold_until = now() WHERE status = 'withdrawn'")
+    look.link.live[alive] = "Ringing"
+    look.link.marked.add(made)
+    assert [row.id for row in look.reconciler.second_looks()] == [gone]
+    assert repaired(rows) == {"attempt-withdrawn": 3, "attempt-lost": 2, "verdict-overturned": 2}

@@ -108,6 +108,24 @@ def test_what_is_withdrawn_while_asterisks_database_is_frozen_is_not_dialled_aft
     until(lambda: system.value("SELECT status FROM attempts WHERE id = %(id)s", id=kept.attempt_id) == "completed")
 
 
+def test_a_second_originate_of_a_live_call_dials_nobody_and_does_not_end_it(system: System) -> None:
+    """Asterisk refuses the id that it has in use, and its answer names the live channel."""
+    from_number, agent = system.add_trunk("twice"), system.add_agent("twice")
+    attempt = claimed_attempt(
+        system, from_number, "+12185550192", agent
+    )  # 100, and nothing more that would speak for it
+    with AmiPool(system.settings.nodes) as pool:
+        pool.wait_up(NODE, timedelta(seconds=10))
+        pool.originate_many([(NODE, attempt)])
+        until(lambda: system.carried("+12185550192"))
+        pool.originate_many([(NODE, attempt)])
+        until(lambda: "already in use" in system.parts["asterisk"].log.read_text(errors="replace"), what="the refusal")
+        status = "SELECT status FROM attempts WHERE id = %(id)s"
+        until(lambda: system.value(status, id=attempt.attempt_id) != "initiated")
+        assert system.value(status, id=attempt.attempt_id) == "no-answer"
+    assert len(system.carried("+12185550192")) == 1
+
+
 def test_a_trunk_that_is_switched_off_is_off_for_the_very_next_call(system: System) -> None:
     from_number, agent = system.add_trunk("switch"), system.add_agent("switch")
     first = claimed_attempt(system, from_number, "+12145550186", agent)

@@ -86,14 +86,30 @@ def test_nothing_holds_back_a_campaign_that_nothing_holds_back(world: World) -> 
         (
             "INSERT INTO gateway_health (gateway_id, failures, last_failure, rests, rests_until)"
             " SELECT id, 5, 'congestion', 1, '2099-01-02 03:04:05Z' FROM trunk_gateways",
-            "gateway-resting",
-            ["127.0.0.1:5070", "5 failures", "congestion", "2099-01-02 03:04:05 UTC", "trunk check"],
+            "trunk-paused",
+            ["127.0.0.1:5070", "5 failures", "congestion", "one call", "2099-01-02 03:04:05 UTC", "trunk check"],
         ),
         (
             "INSERT INTO gateway_health (gateway_id, failures, last_failure, rests, rests_until)"
             " SELECT id, 5, 'congestion', 1, now() FROM trunk_gateways",
+            "trunk-paused",
+            ["127.0.0.1:5070", "5 failures", "congestion", "one call at a time"],
+        ),
+        (
+            "WITH second AS (INSERT INTO trunk_gateways (trunk_id, gateway_address, port, priority)"
+            " SELECT trunk_id, '127.0.0.1', 5080, 2 FROM trunk_gateways RETURNING id)"
+            " INSERT INTO gateway_health (gateway_id, failures, last_failure, rests, rests_until)"
+            " SELECT id, 5, 'congestion', 1, '2099-01-02 03:04:05Z' FROM second",
+            "gateway-resting",
+            ["127.0.0.1:5080", "5 failures", "congestion", "2099-01-02 03:04:05 UTC", "trunk check"],
+        ),
+        (
+            "WITH second AS (INSERT INTO trunk_gateways (trunk_id, gateway_address, port, priority)"
+            " SELECT trunk_id, '127.0.0.1', 5080, 2 FROM trunk_gateways RETURNING id)"
+            " INSERT INTO gateway_health (gateway_id, failures, last_failure, rests, rests_until)"
+            " SELECT id, 5, 'congestion', 1, now() FROM second",
             "gateway-on-trial",
-            ["one call at a time"],
+            ["127.0.0.1:5080", "one call at a time"],
         ),
     ],
 )

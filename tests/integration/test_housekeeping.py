@@ -4,29 +4,39 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
-from uuid import uuid4
+from typing import Any
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+import redis
+from anyio.from_thread import BlockingPortal
+from kombu.exceptions import OperationalError
 from pydantic import SecretStr
 
 from asterisk.pool import AmiPool
 from deploy.embedded.valkey import Valkey
 from deploy.part import free_port
+from deploy.processes import run_listener, run_scheduler, run_worker
 from models.database import open_engine
-from models.errors import Conflict
+from models.errors import Conflict, Invalid
 from models.roles import hold
-from models.slots import LeaderSlots, Slots, connect
+from models.settings import Settings
+from models.slots import YOUNGEST_ORPHAN, LeaderSlots, Slots, connect, held_keys, line_key, slots_key
 from scheduler.housekeeping import Housekeeping, cancel_scheduled
 from scheduler.leader import Leader
 from scheduler.stopping import Stopped, pause, stop
+from tests.faults.proxy import Proxy
 from tests.integration.conftest import Database
 from tests.integration.ledger_rows import Rows
 from tests.integration.system import until
 from workers.originate import Originator
+from workers.publish import Publisher
 
 
 @pytest.fixture
@@ -167,3 +177,132 @@ def test_what_cannot_be_claimed_is_given_back_with_the_reason_from_our_own_rows(
         assert rows.attempt(id).status == "withdrawn"
         assert says in rows.attempt(id).explanation
         assert rows.call_of(id).status == "scheduled"
+
+
+# --- Redis and the ledger disagree
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leading:
+    """What a leader has at hand, and a client that looks behind the scenes."""
+
+    house: Housekeeping
+    leader_slots: LeaderSlots
+    slots: Slots
+    redis: redis.Redis
+
+    def holding(self, trunk_id: UUID) -> set[UUID]:
+        found: Any = self.redis.zrange(slots_key("trunk", trunk_id), 0, -1)
+        return {UUID(id.decode()) for id in found}
+
+    def audit(self) -> None:
+        self.house.audit(self.leader_slots, time.monotonic())
+
+
+@contextmanager
+def leading(database: Database, valkey: Valkey) -> Iterator[Leading]:
+    with hold(database.settings, "trunkline-scheduler", threading.Event()) as role, connect(valkey.url) as client:
+        assert role is not None
+        leader_slots = LeaderSlots(valkey.url, role.epoch)
+        yield Leading(house=Housekeeping(role.connection), leader_slots=leader_slots, slots=Slots(client), redis=client)
+        leader_slots.close()
+
+
+def repairs(rows: Rows) -> dict[str, int]:
+    return {row.what: row.times for row in rows.all("SELECT what, times FROM repairs")}
+
+
+def test_what_was_put_right_is_counted(database: Database, rows: Rows, valkey: Valkey) -> None:
+    campaign = rows.campaign(4)
+    void, lost, open_one, over = rows.grant(campaign)
+    rows.run("UPDATE attempts SET queued_at = now() - interval '31 s' WHERE id = %(id)s", id=void)
+    rows.run("UPDATE attempts SET published_at = now() - interval '6 s' WHERE id = %(id)s", id=lost)
+    trunk = slots_key("trunk", rows.trunk)
+    with leading(database, valkey) as it:
+        it.house.rebuild(it.leader_slots)
+        assert it.house.keep(time.monotonic()) == [void]
+        assert it.house.unclaimed() == [lost]
+        rows.run("UPDATE attempts SET status = 'withdrawn', ended_at = now() WHERE id = %(id)s", id=over)
+        for id in (over, void):  # nobody has freed them for half a minute
+            it.redis.zincrby(trunk, -YOUNGEST_ORPHAN.total_seconds() * 1e6, str(id))
+        it.redis.zincrby(trunk, -400e6, str(open_one))  # held for longer than a lease lasts
+        for key in held_keys(trunk_id=rows.trunk, node="n1", campaign_id=campaign).split():
+            it.redis.zrem(key, str(lost))
+        it.redis.hdel("{trunkline}:leases", str(lost))
+        it.audit()
+        assert it.holding(rows.trunk) == {lost, open_one}
+        it.audit()
+    assert repairs(rows) == {
+        "slots-rebuilt": 1,
+        "grant-voided": 1,
+        "task-published-again": 1,
+        "lease-put-back": 1,
+        "lease-freed": 2,
+        "lease-expired": 1,
+    }
+
+
+def test_the_audit_frees_a_young_lease_whose_attempt_has_ended_and_leaves_one_that_is_just_being_freed(
+    database: Database, rows: Rows, valkey: Valkey
+) -> None:
+    _ended, just_ended, hands_over, looked_at = rows.grant(rows.campaign(4))
+    with leading(database, valkey) as it:
+        it.house.rebuild(it.leader_slots)
+        with rows.engine.begin() as connection:
+            connection.exec_driver_sql(
+                "UPDATE attempts SET status = 'withdrawn', ended_at = clock_timestamp() - interval '3 s'"
+            )
+            connection.exec_driver_sql(
+                "UPDATE attempts SET ended_at = clock_timestamp() WHERE id = %(id)s", {"id": just_ended}
+            )
+            connection.exec_driver_sql("UPDATE attempts SET hands_over = true WHERE id = %(id)s", {"id": hands_over})
+            connection.exec_driver_sql("UPDATE attempts SET hold_until = now() WHERE id = %(id)s", {"id": looked_at})
+        it.audit()
+        left = {just_ended, hands_over, looked_at}
+        until(lambda: it.leader_slots.take([], []) is not None and it.holding(rows.trunk) == left, what="it is freed")
+    assert repairs(rows)["lease-freed"] == 1
+
+
+def test_a_rate_is_suspect_when_a_call_was_sent_just_now_that_was_granted_long_ago(
+    database: Database, rows: Rows, valkey: Valkey
+) -> None:
+    granted = rows.grant(rows.campaign(1))
+    rows.run("UPDATE attempts SET queued_at = now() - interval '9 s'")
+    assert rows.claim(granted)
+    with leading(database, valkey) as it:
+        seconds, micros = it.redis.time()
+        it.house.rebuild(it.leader_slots)
+        assert int(it.redis.get(line_key(rows.trunk)) or 0) >= (seconds + 1) * 1_000_000 + micros
+
+
+# --- Redis hangs, or is none
+
+
+def test_a_task_that_the_broker_does_not_take_costs_the_leader_no_more_than_its_role_can_bear(
+    valkey: Valkey, portal: BlockingPortal
+) -> None:
+    proxy = Proxy.open(portal, ("127.0.0.1", valkey.port))
+    settings = Settings(redis_url=SecretStr(valkey.url.replace(f":{valkey.port}/", f":{proxy.port}/")))
+    publish = Publisher(settings)
+    publish([uuid4()])
+    for fault in (proxy.stall, proxy.stall, proxy.refuse):
+        fault()
+        began = time.monotonic()
+        with pytest.raises(OperationalError):
+            publish([uuid4()])
+        assert time.monotonic() - began < 3.5
+    proxy.restore()
+    publish([uuid4()])
+    proxy.close()
+
+
+@pytest.mark.parametrize(
+    "run",
+    [run_scheduler, lambda settings: run_listener(settings, "n1"), lambda settings: run_worker(settings, "python")],
+)
+def test_a_process_that_is_given_no_address_of_a_redis_says_what_would_be_right(
+    run: Callable[[Settings], None],
+) -> None:
+    settings = Settings(redis_url=SecretStr("nowhere"), asterisk_nodes=SecretStr("n1=ami://u:s@127.0.0.1:5038"))
+    with pytest.raises(Invalid, match="TRUNKLINE_REDIS_URL: must be redis://"):
+        run(settings)

@@ -26,6 +26,7 @@ from models.errors import Conflict, Invalid
 from models.findings import Finding, Verdict
 from models.settings import Node, Settings
 from tests.integration.conftest import Database, PostgresServer
+from tests.integration.hostile import status_of
 from tests.integration.own_asterisk import OwnAsterisk
 from tests.integration.system import until
 from tests.integration.test_up import up
@@ -39,6 +40,7 @@ class Given:
     settings: Settings
     node: Node
     owner_url: str
+    sip_port: int
 
     @property
     def environment(self) -> dict[str, str]:
@@ -78,8 +80,14 @@ def given(
     asterisk = OwnAsterisk(tree=provide(), home=home / "asterisk", exported=home / "exported", ami_port=ami_port)
     asterisk.set_up()
     pointed = settings.model_copy(update={"asterisk_nodes": SecretStr(str(node))})
-    yield Given(asterisk=asterisk, settings=pointed, node=node, owner_url=postgres.url(name))
+    yield Given(asterisk=asterisk, settings=pointed, node=node, owner_url=postgres.url(name), sip_port=sip_port)
     postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _a_gateway(given: Given) -> str:
+    with psycopg.connect(given.owner_url) as connection:
+        (gateway,) = connection.execute("SELECT id::text FROM ps_endpoints LIMIT 1").fetchone() or ("",)
+    return str(gateway)
 
 
 def amiss(findings: list[Finding], *, but: str = "no listener runs") -> list[Finding]:
@@ -119,6 +127,10 @@ def test_set_up_by_hand_from_the_exported_files_alone_it_is_healthy_and_carries_
                 "hears it",
             ):
                 assert [f for f in found if sentence in f["sentence"] and f["part"] == "asterisk mine"], sentence
+            # as Asterisk comes, it takes a From that names an endpoint for that endpoint
+            gateway = _a_gateway(given)
+            for method in ("OPTIONS", "INVITE"):
+                assert status_of(given.sip_port, method, "100", source="127.8.8.8", from_user=gateway) == 401
             said = home.trunkline("call", "+12125550101", "--agent", "bot", "--from", "+12025550100", "--wait")
             assert "in-progress" in said
             assert "completed" in said
@@ -140,7 +152,7 @@ BROKEN = {
     "wrong secret": ("manager.conf", "secret = ", "secret = x", "refuses the listener's AMI user"),
     "missing right to send": (
         "manager.conf",
-        "write = call,originate,reporting",
+        "write = call,originate",
         "write = call,reporting",
         "lacks class originate",
     ),

@@ -313,6 +313,7 @@ ASTERISK_READS = (
     "ps_aors",
     "ps_endpoint_id_ips",
     "asterisk_call_context",
+    "asterisk_call_person",
     "asterisk_doctor",
 )
 RIGHTS: dict[str, dict[str, set[str]]] = {
@@ -434,7 +435,9 @@ def test_passwords_and_names_reach_asterisk_whole(rows: Rows, owner: psycopg.Con
     with acting_as(owner, "trunkline_asterisk"):
         auth = owner.execute("SELECT username, password FROM ps_auths WHERE id = %s", (str(rows.trunk),)).fetchone()
         context = owner.execute(
-            "SELECT name, campaign, agent, variables FROM asterisk_call_context WHERE attempt_id = %s", (str(attempt),)
+            "SELECT name, campaign, agent, variables FROM asterisk_call_context JOIN asterisk_call_person USING (attempt_id)"
+            " WHERE attempt_id = %s",
+            (str(attempt),),
         ).fetchone()
     assert auth is not None
     assert context is not None
@@ -598,7 +601,8 @@ def test_what_runs_for_every_call_or_every_second_scans_no_big_table(many: tuple
             "in_hand": timedelta(seconds=3),
             "longest": timedelta(hours=1),
         },
-        "complete_campaigns": {},
+        "lock_done_campaigns": {},
+        "complete_campaigns": {"ids": [campaign]},
         "cel_of_attempts": {"ids": [str(id) for id in ids]},
     }
     scanned = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -12,8 +13,10 @@ from uuid import UUID, uuid4
 
 import pytest
 import redis
+from anyio.from_thread import BlockingPortal
 
 from deploy.embedded.valkey import Valkey
+from models.errors import Invalid
 from models.slots import (
     LEASE,
     TOMBSTONE,
@@ -23,6 +26,8 @@ from models.slots import (
     Away,
     Bell,
     Forgot,
+    Freer,
+    Full,
     LeaderSlots,
     Lease,
     Scope,
@@ -33,6 +38,7 @@ from models.slots import (
     held_keys,
     rate_key,
 )
+from tests.faults.proxy import Proxy
 
 TRUNK, CAMPAIGN = UUID(int=1), UUID(int=2)
 LEASES, LINGERING, EPOCH = "{trunkline}:leases", "{trunkline}:lingering", "{trunkline}:epoch"
@@ -281,13 +287,13 @@ def test_the_audit_frees_no_young_lease_for_want_of_a_row_and_every_old_one(worl
     world.age(young, almost, *ALL)
     for id in (old, open_one):
         world.age(id, YOUNGEST_ORPHAN, *ALL)
-    assert world.leader.audit([(open_one, HELD)]) == Audit(put_back=0, freed=1, expired=0)
+    assert world.leader.audit([(open_one, HELD)]) == Audit(put_back=0, freed=1, expired=0, young=(young,))
     assert world.members(ALL[0]) == world.members(ALL[2]) == {young, open_one}
 
 
 def test_the_audit_leaves_what_lingers_to_its_time(world: World) -> None:
     held = take_one(world.leader, *ALL)
-    world.slots.free([held], linger=HOUR)
+    world.slots.free([held], linger=YOUNGEST_ORPHAN - timedelta(seconds=1))
     world.age(held, YOUNGEST_ORPHAN * 2, *ALL)
     assert world.leader.audit([]).freed == 0
     assert world.members(ALL[0]) == {held}
@@ -389,14 +395,13 @@ def test_a_lower_epoch_is_refused_everywhere_once_a_newer_leader_has_rebuilt(wor
         take(world.leader, 1, trunk(1))
     with pytest.raises(Stale):
         world.leader.audit([(uuid4(), HELD)])
-    with pytest.raises(Stale):
-        world.leader.rebuild([(uuid4(), HELD)], [])
-    assert world.members(trunk(1)) == set()
-    assert world.redis.get(EPOCH) == "2"
-    (held,) = take(newer, 1, trunk(1)).granted
+    held = take_one(newer, trunk(1))
     with pytest.raises(Stale):
         world.leader.free([held])
+    with pytest.raises(Stale):
+        world.leader.rebuild([(uuid4(), HELD)], [])
     assert world.members(trunk(1)) == {held}
+    assert world.redis.get(EPOCH) == "2"
     newer.free([held])
     assert world.members(trunk(1)) == set()
     newer.close()
@@ -406,12 +411,12 @@ def test_a_flushed_redis_is_forgotten_and_refuses_everybody_until_it_is_rebuilt(
     held = take_one(world.leader, *ALL)
     world.redis.flushall()
     world.slots.free([held])
-    assert world.redis.dbsize() == 0, "a free without an epoch writes nothing: the rebuild reads the ledger"
+    assert world.redis.dbsize() == 1, (
+        "a free without an epoch leaves its tombstone: a rebuild may have read the ledger before"
+    )
     assert world.slots.turns([(TRUNK, 1000)]) == [None]
     world.redis.flushall()
     for _ in range(2):
-        with pytest.raises(Forgot):
-            world.leader.free([held])
         with pytest.raises(Forgot):
             take(world.leader, 1, *ALL)
     assert world.redis.dbsize() == 0
@@ -421,7 +426,12 @@ def test_a_flushed_redis_is_forgotten_and_refuses_everybody_until_it_is_rebuilt(
     assert world.slots.turns([(TRUNK, 1000)]) == [timedelta(0)]
 
 
-def test_an_audit_of_a_flushed_redis_says_so_too(world: World) -> None:
+def test_an_audit_and_a_free_of_a_flushed_redis_say_so_too(world: World) -> None:
+    held = take_one(world.leader, trunk(1))
+    world.redis.flushall()
+    with pytest.raises(Forgot):
+        world.leader.free([held])
+    world.leader.rebuild([], [])
     world.redis.flushall()
     with pytest.raises(Forgot):
         world.leader.audit([(uuid4(), HELD)])
@@ -523,3 +533,199 @@ def test_the_bell_ends_a_wait_and_says_whether_there_is_something_new(world: Wor
     world.slots.free([take_one(world.leader, trunk(1))])
     assert not bell.wait(HOUR)
     bell.close()
+
+
+def test_a_bell_at_whose_other_end_nobody_is_any_more_says_so(
+    world: World, portal: BlockingPortal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.slots._ASK_THE_BELL_EVERY", 0.05)
+    monkeypatch.setattr("models.slots._BELL_ANSWERS_IN", 0.2)
+    proxy, url = between(world, portal)
+    bell = Bell(connect(url, briefly=True))
+    for _ in range(20):  # it asks, and is answered
+        bell.wait(timedelta(seconds=0.02))
+    proxy.stall()
+    with pytest.raises(Away, match="bell"):
+        ring_out(bell)
+    proxy.restore()
+    bell.close()
+    bell.wait(HOUR)
+    world.slots.wake()
+    assert bell.wait(HOUR)
+    bell.close()
+    proxy.close()
+
+
+def ring_out(bell: Bell) -> None:
+    """Waits at it until something is wrong, or two seconds have passed."""
+    for _ in range(100):
+        bell.wait(timedelta(seconds=0.02))
+
+
+# --- a Redis that is half there -------------------------------------------------------------------
+
+
+def between(world: World, portal: BlockingPortal) -> tuple[Proxy, str]:
+    """Something in the way to Redis that can hang, and the address that leads through it."""
+    port = int(world.redis.connection_pool.connection_kwargs["port"])
+    proxy = Proxy.open(portal, ("127.0.0.1", port))
+    return proxy, world.url.replace(f":{port}/", f":{proxy.port}/")
+
+
+def test_whoever_holds_a_role_waits_for_a_redis_that_hangs_once(world: World, portal: BlockingPortal) -> None:
+    proxy, url = between(world, portal)
+    brief = Slots(connect(url, briefly=True))
+    leader = LeaderSlots(url, 1)
+    leader.rebuild([], [])
+    brief.free([uuid4()])
+    proxy.stall()
+    for work in (lambda: brief.free([uuid4()]), lambda: take(leader, 1, trunk(1)), lambda: leader.rebuild([], [])):
+        began = time.monotonic()
+        with pytest.raises(Away):
+            work()
+        assert time.monotonic() - began < 3.5
+    proxy.restore()
+    leader.rebuild([], [])
+    leader.close()
+    proxy.close()
+
+
+def test_what_redis_did_not_take_is_freed_when_it_has_been_left_alone(
+    world: World, portal: BlockingPortal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.slots._TRY_AGAIN_AFTER", 3600.0)
+    proxy, url = between(world, portal)
+    freer = Freer(Slots(connect(url, briefly=True)))
+    first, second, third = (take_one(world.leader, *ALL) for _ in range(3))
+    freer.free({first: timedelta(0)})
+    assert world.members(ALL[0]) == {second, third}
+    proxy.refuse()
+    with pytest.raises(Away):
+        freer.free({second: HOUR})
+    proxy.restore()
+    freer.free({third: timedelta(0)})  # not asked: neither freed nor an error
+    freer.wake()
+    assert world.members(ALL[0]) == {second, third}
+    freer._not_before = 0.0
+    freer.free({})
+    assert world.members(ALL[0]) == {second}
+    assert world.redis.zscore(LINGERING, str(second)) is not None
+    proxy.refuse()
+    freer.wake()  # best effort, and it finds out as well
+    proxy.restore()
+    freer.free({third: timedelta(0)})
+    assert third in freer._kept
+    proxy.close()
+
+
+def test_a_leader_in_doubt_connects_anew(world: World) -> None:
+    before = world.leaders_connections()
+    world.leader.distrust()
+    world.leader.rebuild([], [])
+    assert set(world.leaders_connections()).isdisjoint(before)
+
+
+@pytest.mark.parametrize("address", ["nowhere", "http://127.0.0.1:6379/0", "redis://127.0.0.1:port/0"])
+def test_an_address_that_is_none_is_refused_with_what_would_be_right(address: str) -> None:
+    with pytest.raises(Invalid, match="TRUNKLINE_REDIS_URL: must be redis://"):
+        connect(address)
+
+
+# --- no memory left -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full(world: World) -> Iterator[World]:
+    """Redis has three leases and no memory left."""
+    world.redis.config_set("maxmemory", 1)
+    yield world
+    world.redis.config_set("maxmemory", 0)
+
+
+def test_with_no_memory_left_nothing_is_granted_and_nothing_is_in_doubt(world: World, full: World) -> None:
+    full.redis.config_set("maxmemory", 0)
+    held = take_one(world.leader, *ALL)
+    full.redis.config_set("maxmemory", 1)
+    with pytest.raises(Full):
+        take(world.leader, 1, *ALL)
+    assert world.leader.take(ALL, []).granted == frozenset()
+    assert world.members(ALL[0]) == world.members(ALL[1]) == world.members(ALL[2]) == {held}
+    assert world.redis.hkeys(LEASES) == [str(held)]
+    with pytest.raises(Away):
+        world.slots.turns([(TRUNK, 100.0)])
+    full.redis.config_set("maxmemory", 0)
+    assert len(take(world.leader, 1, *ALL).granted) == 1, "without a rebuild"
+
+
+def test_with_no_memory_left_slots_are_freed_audited_and_rebuilt_all_the_same(world: World, full: World) -> None:
+    full.redis.config_set("maxmemory", 0)
+    first, second, lacking = take_one(world.leader, *ALL), take_one(world.leader, *ALL), uuid4()
+    full.redis.config_set("maxmemory", 1)
+    world.slots.free([first])
+    assert world.members(ALL[0]) == {second}
+    assert world.leader.audit([(first, HELD), (lacking, HELD)]).put_back == 1
+    world.leader.rebuild([(lacking, HELD)], [rate_key("trunk", TRUNK)])
+    assert world.members(ALL[0]) == {lacking}
+
+
+# --- a Redis with an old file ---------------------------------------------------------------------
+
+
+def test_what_an_old_file_brings_back_is_forgotten_and_nobody_steps_down_for_it(world: World) -> None:
+    ended = take_one(world.leader, *ALL)
+    newer = world.new_leader(2, [])
+    held = take_one(newer, *ALL)
+    world.redis.set(EPOCH, 1)  # the file is from before
+    world.leader.audit([(ended, HELD)])
+    for doubted in (lambda: take(newer, 1, *ALL), lambda: newer.audit([(held, HELD)])):
+        with pytest.raises(Forgot):
+            doubted()
+    newer.rebuild([(held, HELD)], [])
+    assert world.members(ALL[0]) == world.members(ALL[2]) == {held}
+    assert world.redis.hkeys(LEASES) == [str(held)]
+    with pytest.raises(Stale):
+        take(world.leader, 1, *ALL)
+    newer.close()
+
+
+def test_what_was_freed_while_the_ledger_was_read_stays_free_after_the_rebuild(world: World) -> None:
+    kept, gone = take_one(world.leader, *ALL), take_one(world.leader, *ALL)
+    holders = [(kept, HELD), (gone, HELD)]
+    world.slots.free([gone])
+    world.leader.rebuild(holders, [rate_key("trunk", TRUNK)])
+    assert world.members(ALL[0]) == {kept}
+    world.redis.flushall()
+    world.slots.free([gone])
+    world.leader.rebuild(holders, [rate_key("trunk", TRUNK)])
+    assert world.members(ALL[0]) == {kept}
+
+
+# --- Redis's clock put back: what it wrote before lies in its future ------------------------------
+
+TEN_MINUTES = micros(timedelta(minutes=10))
+
+
+def test_a_clock_put_back_keeps_no_trunk_waiting_until_it_is_that_late_again(world: World) -> None:
+    fast = trunk(10, 100)
+    world.redis.set(fast.rate_key, world.now() + TEN_MINUTES)
+    world.redis.set(LINE, world.now() + TEN_MINUTES)
+    refused = take(world.leader, 1, fast)
+    assert refused.granted == frozenset()
+    assert refused.ask_again_in is not None
+    assert refused.ask_again_in <= timedelta(seconds=1)
+    assert int(world.redis.get(fast.rate_key) or 0) <= world.now() + SECOND
+    assert world.slots.turns([(TRUNK, 100.0)]) == [None]
+    assert int(world.redis.get(LINE) or 0) <= world.now() + SECOND
+
+
+def test_a_clock_put_back_keeps_no_slot_longer_than_usual(world: World) -> None:
+    orphan, lingering, open_one = (take_one(world.leader, *ALL) for _ in range(3))
+    for id in (orphan, open_one):
+        world.age(id, -timedelta(minutes=10), *ALL)
+    world.slots.free([lingering], linger=timedelta(minutes=10))
+    assert world.leader.audit([(open_one, HELD)]) == Audit(put_back=0, freed=0, expired=0, young=(orphan,))
+    assert all(at <= world.now() for at in world.granted_at(ALL[0]).values())
+    world.leader.take(ALL, [])
+    assert world.members(ALL[0]) == {orphan, open_one}
+    world.age(orphan, YOUNGEST_ORPHAN, *ALL)
+    assert world.leader.audit([(open_one, HELD)]).freed == 1

@@ -101,3 +101,10 @@ def test_a_home_that_cannot_be_is_refused_by_its_name(tmp_path: Path) -> None:
         with pytest.raises(Invalid, match=f"TRUNKLINE_HOME: {home} cannot be made"):
             Supervisor(stack=Straw(home=home), say=lambda _: None).run()  # type: ignore[arg-type]
         assert not take_down(home, hang_up=True, say=lambda _: None)
+
+
+def test_a_home_that_everybody_may_write_to_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    with pytest.raises(Invalid, match="everybody may write to"):
+        Supervisor(stack=Straw(home=tmp_path / "open"), say=lambda _: None).run()  # type: ignore[arg-type]

@@ -98,6 +98,8 @@ def test_up_starts_everything_once_and_down_ends_all_of_it_and_keeps_the_data(tm
             assert part in words, f"{part} runs"
         secrets = json.loads((tmp_path / ".trunkline" / "passwords.json").read_text()).values()
         assert not [secret for secret in secrets if secret in words], "no secret is in the list of processes"
+        said = (tmp_path / ".trunkline" / "log" / "up.log").read_text()
+        assert not [secret for secret in secrets if secret in said], "nor in what `up` says"
         readable = [p for p in (tmp_path / ".trunkline").rglob("*") if p.is_file() and p.stat().st_mode & 0o077]
         assert not [p for p in readable if any(secret in p.read_text(errors="replace") for secret in secrets)]
     until(lambda: not home.processes(), what="every process is gone")

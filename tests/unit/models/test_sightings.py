@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from itertools import permutations
+from itertools import pairwise, permutations
 from uuid import UUID
 
 import pytest
@@ -181,6 +181,32 @@ STORIES = {
         disposition=Disposition.BUSY,
         sip_code=486,
         cause=17,
+    ),
+    "404": Story(
+        events=(
+            newchannel(),
+            dial_end("NOANSWER", 0.1),
+            call_end(0.1005, said="[404]"),
+            originate_response("Failure", 0, 0.101),
+            hangup(1, "404", 0.102),
+        ),
+        status=Status.FAILED,
+        disposition=Disposition.INVALID_NUMBER,
+        sip_code=404,
+        cause=1,
+    ),
+    "a 503 of the carrier's": Story(
+        events=(
+            newchannel(),
+            dial_end("CONGESTION", 0.1),
+            call_end(0.1005, said="[503]"),
+            originate_response("Failure", 0, 0.101),
+            hangup(34, "503", 0.102),
+        ),
+        status=Status.FAILED,
+        disposition=Disposition.CONGESTION,
+        sip_code=503,
+        cause=34,
     ),
     "our ring timeout": Story(
         events=(
@@ -375,6 +401,73 @@ def test_a_doubled_stream_ends_the_same(story: Story) -> None:
     assert see(claimed(), read(story.events) * 2) == once
     assert see(once, read(story.events)) == once
     assert see(once, read(story.events * 2)) == once
+
+
+@st.composite
+def batches(draw: st.DrawFn, events: Sequence[AmiMessage], *, any_order: bool) -> list[tuple[AmiMessage, ...]]:
+    """The events in some order, some of them several times, cut somewhere; what is doubled comes again later.
+
+    Without `any_order` the channel's own events keep theirs. Asterisk publishes them on one topic, which is read in order:
+    that a Hangup comes first cannot be. DialState, DialEnd and OriginateResponse may come before, among and after them.
+    """
+    if any_order:
+        order = list(draw(st.permutations(events)))
+    else:
+        order = [event for event in events if event.name in ON_THE_CHANNEL]
+        for event in events:
+            if event.name not in ON_THE_CHANNEL:
+                order.insert(draw(st.integers(0, len(order))), event)
+    for event in draw(st.lists(st.sampled_from(order), max_size=5)):
+        order.insert(draw(st.integers(order.index(event) + 1, len(order))), event)
+    cuts = sorted(draw(st.sets(st.integers(1, len(order) - 1), max_size=6)))
+    return [tuple(order[start:end]) for start, end in pairwise([0, *cuts, len(order)])]
+
+
+def written(row: Attempt, heard: Sequence[Sequence[AmiMessage]], gap_before: int | None = None) -> list[Attempt]:
+    """What the ledger holds after each batch; before that one a new stream may begin, whose refusals are not believed."""
+    interpreter, trusts = Interpreter(), True
+    rows = []
+    for number, batch in enumerate(heard):
+        if number == gap_before:
+            interpreter, trusts = Interpreter(), False
+        seen = [sighting for event in batch if (sighting := interpreter.read(event))]
+        seen = [sighting for sighting in seen if trusts or sighting.sight is not Sight.NOT_PLACED]
+        new = see(row, seen)
+        if replace(new, channel_at=row.channel_at) != row:  # that alone is not written
+            row = new
+        rows.append(row)
+    return rows
+
+
+@stories
+@given(data=st.data())
+def test_every_order_that_can_be_doubled_and_cut_anywhere_ends_the_same(story: Story, data: st.DataObject) -> None:
+    heard = data.draw(batches(story.events, any_order=False))
+    gap_before = data.draw(st.none() | st.integers(0, len(heard)))
+    assert_tells(story, written(claimed(), heard, gap_before)[-1])
+
+
+@stories
+@given(data=st.data())
+def test_any_order_ends_with_its_hangup_and_the_same_where_batches_keep_the_channels_own_order(
+    story: Story, data: st.DataObject
+) -> None:
+    """Orders that cannot be, too: within a batch even a Hangup that comes first changes nothing."""
+    heard = data.draw(batches(story.events, any_order=True))
+    rows = written(claimed(), heard)
+
+    def batch_of(event: AmiMessage) -> int:
+        return next(number for number, batch in enumerate(heard) if any(it is event for it in batch))
+
+    of_the_channel = [batch_of(event) for event in story.events if event.name in ON_THE_CHANNEL]
+    if of_the_channel == sorted(of_the_channel):
+        assert_tells(story, rows[-1])
+        assert written(rows[-1], heard)[-1] == rows[-1], "heard once more it changes nothing"
+    hung_up = of_the_channel[-1]
+    over = rows[hung_up]
+    assert over.status in ENDS
+    for later in rows[hung_up:]:
+        assert (later.status, later.disposition, later.ended_at) == (over.status, over.disposition, over.ended_at)
 
 
 @stories

@@ -105,5 +105,12 @@ def test_the_picture_says_why_a_campaign_has_paused_itself() -> None:
     assert "\nIts agent [b] is down.\n" in picture.get()
 
 
+def test_the_picture_says_why_a_trunk_has_paused_by_itself() -> None:
+    console = Console(width=80, markup=True, force_terminal=False)
+    with console.capture() as picture:
+        console.print(render(View(counts=counts(), slots={}, pauses=("Trunk [b] is paused.",)), Pace()))
+    assert "\nTrunk [b] is paused.\n" in picture.get()
+
+
 def test_a_summary_leaves_out_what_is_nothing() -> None:
     assert summary(counts()) == "running: 0 of 0 over"
