@@ -30,6 +30,7 @@ from tests.faults.world import SOME, Campaign, World
 from tests.integration.system import until
 from tests.integration.test_up import Home
 
+FEW = {"01": 24, "00": 24, "86": 12}
 MORE = SOME | {"01": 60, "00": 60}
 GAP = 10.0
 """Seconds without an INVITE that a rolling restart may make: what a standby has to take over in. Most is much shorter: it asks
@@ -125,7 +126,7 @@ def test_a_postgres_that_shuts_down_gently_and_then_at_once_costs_no_call(world:
 
 
 def test_a_worker_that_is_stopped_finishes_its_tasks_and_gives_the_others_back(world: World) -> None:
-    campaign = world.campaign_of()
+    campaign = world.campaign_of(FEW)
     world.wait_under_way(campaign)
     to_ledger = world.proxy("worker-1", "postgres")
     to_ledger.stall()
@@ -174,7 +175,7 @@ def test_a_second_signal_says_nothing_new(world: World, kind: str) -> None:
 
 def test_a_leader_that_is_stopped_publishes_what_it_has_granted(world: World) -> None:
     world.add("scheduler")
-    campaign = world.campaign_of()
+    campaign = world.campaign_of(FEW)
     world.wait_under_way(campaign)
     (holder,) = world.rows("SELECT holder FROM roles WHERE name = %(n)s", n=SCHEDULER)
     (leader,) = [name for name, process in world.processes.items() if holder.holder.endswith(f":{process.pid}")]
