@@ -125,6 +125,7 @@ def test_a_postgres_that_shuts_down_gently_and_then_at_once_costs_no_call(world:
     check(world, campaign, unknown=True)
 
 
+@pytest.mark.long
 def test_a_worker_that_is_stopped_finishes_its_tasks_and_gives_the_others_back(world: World) -> None:
     campaign = world.campaign_of(FEW)
     world.wait_under_way(campaign)
