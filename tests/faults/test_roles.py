@@ -21,7 +21,7 @@ Overheard = Mapping[Direction, list[bytes]]
 LISTENER = listener_of("local")
 TAKES_OVER_WITHIN = 10.0
 FEW = {"01": 24, "00": 24, "86": 12}
-LONG = {"05": 45, "01": 60, "86": 30}
+LONG = {"90": 36, "01": 60, "86": 30}
 """Some are up for longer than a look-up waits for a claim in hand."""
 
 LEADER_POINTS = [
@@ -69,6 +69,8 @@ def strike(world: World, name: str, point: Point, do: Do) -> Order:
     if point is Point.LEADER_REBUILDS:
         world.proxy(name, "redis").cut()
     elif point in LOOKS:
+        old = "SELECT count(*) FROM attempts WHERE status = 'ringing' AND initiated_at < clock_timestamp() - interval '4 s'"
+        until(lambda: world.value(old), what="there is something to look up")
         world.proxy(name, "ami").cut()
     order.wait()
     return order
