@@ -10,7 +10,7 @@ a reconnect, and a second Originate is a second phone call.
       └── back-off ◀────┴──────────────────────────┴──────────────────────┘ on_event said False
 
     AmiError (from `asterisk.ami`)
-    ├── NeverSent         not one byte left: the link was down, or the input was refused
+    ├── NeverSent         not one byte left: the link was down, or the input was refused (Unwritable)
     ├── MaybeSent         written, then the link was lost or the deadline passed; Asterisk may have acted
     ├── Refused           Asterisk answered Response: Error (see `.message`)
     └── LoginRefused      the user or the secret is wrong; tried again slowly

@@ -28,7 +28,7 @@ from uuid import UUID
 import structlog
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from asterisk.ami import TooLate
+from asterisk.ami import TooLate, Unwritable
 from asterisk.connection import AmiConnection, AmiError, LoginRefused, MaybeSent, NeverSent, Refused, Timings
 from models.settings import Login, Node
 
@@ -49,6 +49,13 @@ _CALLER_ID = re.compile(r"\+[1-9][0-9]{6,14}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,79}")  # no functions: NAME(...) would run one
 _VALUE = re.compile(r"[^,;\"'\\\x00-\x1f\x7f-\x9f]*")  # Asterisk splits at , and ; and eats quotes and backslashes
 _MOST_VARIABLES = 64
+_SENDING = Timings(
+    # Asterisk answers an asynchronous Originate at once; one that it answers later is dialled all the same, and heard.
+    # Meanwhile a thread waits here that could send to another node.
+    action=timedelta(seconds=3),
+    ping_interval=timedelta(seconds=2),
+    ping_deadline=timedelta(seconds=3),
+)
 _AT_THE_END = r"trunkline-end\,s\,1"  # a Variable is split at its commas, but not at these
 
 
@@ -77,7 +84,7 @@ class Originate:
     spacing: timedelta = timedelta(0)  #: at least so long after the last one of this line really left
 
     def headers(self) -> list[tuple[str, str]]:
-        """The header lines, checked. Raises `NeverSent`, naming the field and never its value."""
+        """The header lines, checked. Raises `Unwritable`, naming the field and never its value."""
         attempt = str(self.attempt_id)
         for what, value, pattern in (
             ("attempt id", attempt, _ATTEMPT),
@@ -90,10 +97,10 @@ class Originate:
             *((f"variable {name:.80}", value, _VALUE) for name, value in self.variables.items()),
         ):
             if not pattern.fullmatch(value):
-                raise NeverSent(f"attempt {attempt}: the {what} is not one that may be sent to Asterisk")
+                raise Unwritable(f"attempt {attempt}: the {what} is not one that may be sent to Asterisk")
         ring_ms = self.ring_timeout // timedelta(milliseconds=1)
         if ring_ms <= 0 or self.longest_call <= timedelta(0):
-            raise NeverSent(f"attempt {attempt}: no time to ring or to talk")
+            raise Unwritable(f"attempt {attempt}: no time to ring or to talk")
         variables = {
             "TIMEOUT(absolute)": str(math.ceil((self.ring_timeout + self.longest_call) / timedelta(seconds=1))),
             f"DB({self.mark_family}/{attempt})": "1",
@@ -101,7 +108,7 @@ class Originate:
             **self.variables,
         }
         if len(variables) > _MOST_VARIABLES:
-            raise NeverSent(f"attempt {attempt}: more than {_MOST_VARIABLES} variables")
+            raise Unwritable(f"attempt {attempt}: more than {_MOST_VARIABLES} variables")
         return [
             ("ActionID", attempt),
             ("ChannelId", attempt),
@@ -128,7 +135,7 @@ class AmiPool:
 
     def __init__(self, nodes: Iterable[Node], *, timings: Timings | None = None) -> None:
         self._nodes = {node.name: node for node in nodes}
-        self._timings = timings or Timings()
+        self._timings = timings or _SENDING
         self._lock = threading.Lock()
         self._stack = ExitStack()
         self._portal: BlockingPortal | None = None
@@ -150,7 +157,8 @@ class AmiPool:
     def originate_many(self, orders: Sequence[tuple[str, Originate]]) -> list[Accepted | AmiError]:
         """Send all at the same time, each once, to the node it names; the results stand in the order of the orders.
 
-        `Refused` with "Extension does not exist." from a node that has just started is the node's state, not the call's.
+        `Refused` with `is_nodes`, such as "Extension does not exist." from one that has just started, is the node's state,
+        not the call's.
         """
         return self._call(self._originate_many, orders)
 
@@ -262,7 +270,7 @@ class AmiPool:
 
     async def _hang_up(self, node: str, attempt_id: UUID) -> bool:
         if not _ATTEMPT.fullmatch(str(attempt_id)):
-            raise NeverSent("the attempt id is not a UUID")  # Channel could also be a /regular expression/
+            raise Unwritable("the attempt id is not a UUID")  # Channel could also be a /regular expression/
         try:
             await (await self._ready(node)).action("Hangup", {"Channel": str(attempt_id), "Cause": "16"})
         except Refused as refusal:
@@ -273,7 +281,7 @@ class AmiPool:
 
     async def _forget_marks(self, node: str, family: str) -> None:
         if not _MARKS.fullmatch(family):
-            raise NeverSent("the family is not one of marks")
+            raise Unwritable("the family is not one of marks")
         channel = f"Local/{family}@trunkline-maintenance/n"
         await (await self._ready(node)).action("Originate", {"Channel": channel, "Application": "Hangup"})
 
