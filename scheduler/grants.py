@@ -171,7 +171,7 @@ class _Plan:
         """None where there is no room for the call, or no trunk of its numbers may make it (`refused`)."""
         campaign = self._campaigns.get(call.campaign_id) if call.campaign_id else None
         line = self._line(call, campaign)
-        node = max(self.lines.nodes.values(), key=lambda scope: self.room[scope.slots_key])
+        node = self._roomiest_node()
         if line is None or self.room[node.slots_key] <= 0:
             return None
         scopes = self._scopes(line, node, campaign)
@@ -225,6 +225,15 @@ class _Plan:
 
     def _scopes(self, line: Line, node: Scope, campaign: Campaign | None) -> tuple[Scope, ...]:
         return (line.trunk, node, campaign.scope) if campaign and campaign.scope else (line.trunk, node)
+
+    def _roomiest_node(self) -> Scope:
+        """Before all others one on trial, so that it gets its call."""
+
+        def rank(node: Scope) -> tuple[bool, int]:
+            room = self.room[node.slots_key]
+            return room > 0 and node.id in self.lines.nodes_on_trial, room
+
+        return max(self.lines.nodes.values(), key=rank)
 
     def _note_trial(self, node: Scope) -> None:
         if node.id in self.lines.nodes_on_trial:

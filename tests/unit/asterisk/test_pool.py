@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from asterisk.ami import Unwritable
 from asterisk.connection import LoginRefused, MaybeSent, NeverSent, Refused, Timings
 from asterisk.pool import Accepted, AmiPool, Originate
 from models.settings import Login, Node
@@ -156,7 +157,7 @@ def test_what_is_not_safe_on_the_line_is_never_sent(
     changes: dict[str, Any], pool: AmiPool, server: ScriptedAmi
 ) -> None:
     bad, good = pool.originate_many([("a", an_order(1, **changes)), ("a", an_order(2))])
-    assert isinstance(bad, NeverSent)
+    assert isinstance(bad, Unwritable), "not the node's fault"
     assert good == Accepted(attempt_id=attempt(2))
     assert "30123456" not in str(bad)
     assert [action.get("ActionID") for action in server.actions("Originate")] == [str(attempt(2))]
@@ -179,6 +180,19 @@ def test_orders_are_sent_at_the_same_time_and_answered_in_their_order(pool: AmiP
     results = pool.originate_many([("a", an_order(n)) for n in range(20)])
     assert [type(result) for result in results] == [Accepted, Refused] * 10
     assert results[::2] == [Accepted(attempt_id=attempt(n)) for n in range(0, 20, 2)]
+
+
+@pytest.mark.parametrize(
+    ("message", "nodes"),
+    [("Extension does not exist.", True), ("Permission denied", True), ("Channel not specified", False)],
+)
+def test_what_would_be_refused_of_any_call_is_told_from_what_is_the_calls_own(
+    pool: AmiPool, server: ScriptedAmi, message: str, nodes: bool
+) -> None:
+    server.replies["originate"] = refuse(message)
+    (result,) = pool.originate_many([("a", an_order())])
+    assert isinstance(result, Refused)
+    assert result.is_nodes is nodes
 
 
 def test_each_order_goes_to_its_node_and_a_node_that_is_not_up_hurts_no_other(server: ScriptedAmi) -> None:
