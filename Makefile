@@ -6,7 +6,7 @@ ARGS ?=
 NAME ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults lint docs bench clean
+.PHONY: help setup demo test test-faults soak lint docs bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,9 @@ lint: setup ## ruff and mypy
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+soak: setup ## ten minutes of faults at random (ARGS="--seed N" has an earlier run again)
+	@$(BIN)/python -m tests.faults.soak $(ARGS)
 
 docs: setup ## write the README's table of explanations anew, from models/explanations.py
 	@$(BIN)/python -m models.explanations README.md

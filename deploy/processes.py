@@ -14,6 +14,7 @@ from models.logs import configure
 from models.settings import Settings
 from models.slots import Slots, connect
 from scheduler.leader import Leader
+from scheduler.metrics import serve
 from scheduler.prober import Prober
 from workers.app import make_app
 from workers.publish import Publisher
@@ -34,6 +35,7 @@ def stop_on_signals() -> threading.Event:
 def run_scheduler(settings: Settings) -> None:
     """Leads, or stands by for whoever leads; beside it, and apart from it, gateways are probed."""
     configure(settings.log_level)
+    serve(settings)
     leader, stop = Leader(settings, _redis_url(settings), Publisher(make_app(settings))), stop_on_signals()
     # a daemon: whatever may hold it up, the process ends when the leader does
     prober = threading.Thread(target=Prober(settings).run, args=(stop,), name="prober", daemon=True)

@@ -72,6 +72,8 @@ class Stack:
         yield from self._redis()
         if reach:
             yield from self._asterisk(owner_url, reach)
+        if self.settings.metrics_bind is None:
+            self.runtime["metrics_bind"] = f"127.0.0.1:{self._port('metrics', 9464)}"
         self._write_runtime()
         yield from self._own_processes()
 

@@ -140,6 +140,9 @@ class Settings(BaseSettings):
     longest_call_seconds: int = Field(default=3600, ge=1, le=LONGEST_CALL_LIMIT)
     lost_call_hold_seconds: int = Field(default=120, ge=1)
     sip_timer_t1_ms: int = Field(default=100, ge=100, description="below 100 Asterisk resets it")
+    metrics_bind: str | None = Field(
+        default=None, description="HOST:PORT where the scheduler tells Prometheus how it is going; nowhere when unset"
+    )
     workers: int = Field(default=1, ge=1, le=64)
     worker_threads: int = Field(default=8, ge=1, le=256)
     log_level: str = "INFO"
@@ -156,6 +159,19 @@ class Settings(BaseSettings):
             except ValueError as error:
                 raise ValueError("must be ADDRESS or ADDRESS@PORT, such as 192.0.2.53@53") from error
         return nameserver
+
+    @field_validator("metrics_bind")
+    @classmethod
+    def _host_and_port(cls, bind: str | None) -> str | None:
+        if bind is not None:
+            host, _, port = bind.partition(":")
+            try:
+                ipaddress.IPv4Address(host)
+                if not (port.isdecimal() and 1 <= int(port) <= 65535):
+                    raise ValueError
+            except ValueError as error:
+                raise ValueError("must be ADDRESS:PORT, such as 127.0.0.1:9464") from error
+        return bind
 
     @field_validator("home", mode="after")
     @classmethod

@@ -11,6 +11,7 @@ the ledger. Beside it, with a role of its own, the prober looks at the gateways 
 - `leader`, `lines`, `grants`, `housekeeping`, `agent_watch`: who is called next, and what is put in order every second;
 - `intake`, `csv_rows`, `loads`, `exports`: a CSV in, and its bad rows out again;
 - `trunks`, `numbers`, `agents`, `campaigns`, `single`, `stopping`: what an operator makes, starts and ends;
+- `metrics`: what a monitor asks for;
 - `call_story`, `holdups`: why a call ended as it did, and why a campaign does not go on;
 - `gateway_names`, `sip_options`, `probe`, `prober`: a look at a gateway; `trunk_check`, `trunk_evidence`, `trunk_points`: at a trunk;
 - `cli/`: the commands, each a thin shell over one of these.

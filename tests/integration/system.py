@@ -89,7 +89,9 @@ class System:
 
     def _look_around(self) -> None:
         self.settings = Settings(home=self.stack.home)
-        self.engine: Engine = create_engine(sqlalchemy_url(self.stack.runtime["database_owner_url"]))
+        self.engine: Engine = create_engine(
+            sqlalchemy_url(self.stack.runtime["database_owner_url"]), pool_pre_ping=True
+        )
         self.slots = Slots(connect(self.stack.runtime["redis_url"]))
         until(lambda: self.value("SELECT count(*) FROM nodes WHERE heard_at IS NOT NULL"), what="a node is heard")
 

@@ -1,0 +1,131 @@
+"""What a monitor asks for, in Prometheus's words: read from the ledger and from Redis at each scrape, kept nowhere else.
+
+So it does not matter which process is asked, nor since when it runs: counts that grow are the ledger's own, and survive
+restarts. A part that does not answer is 0 in `trunkline_up`, and what only it knows is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from wsgiref.simple_server import WSGIServer
+
+import structlog
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from models.database import open_engine
+from models.repairs import Repair
+from models.settings import Settings
+from models.slots import Away, Slots
+from models.statements import statement
+from models.statuses import OPEN
+from scheduler.lines import DEAF_AFTER
+from scheduler.presence import open_redis
+
+logger = structlog.get_logger(__name__)
+
+Family = GaugeMetricFamily | CounterMetricFamily
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One that `sql/metrics.sql` gives; `always` are the labels that are there with 0 as well."""
+
+    says: str
+    labels: tuple[str, ...] = ()
+    counts: bool = False
+    always: tuple[str, ...] = ()
+
+    def family(self, name: str) -> Family:
+        kind = CounterMetricFamily if self.counts else GaugeMetricFamily
+        return kind(f"trunkline_{name}", self.says, labels=self.labels)
+
+
+METRICS: Mapping[str, Metric] = {
+    "repairs": Metric(
+        says="What had to be put right, by what it was.", labels=("what",), counts=True, always=tuple(Repair)
+    ),
+    "role_epoch": Metric(says="How often a role has changed hands.", labels=("role",)),
+    "node_heard": Metric(says="1 if the Asterisk node is listened to.", labels=("node",)),
+    "node_slots": Metric(says="Calls that the node carries at most.", labels=("node",)),
+    "trunk_slots": Metric(says="Calls that the trunk carries at most.", labels=("trunk",)),
+    "gateway_resting": Metric(says="1 if the gateway rests after failures.", labels=("trunk", "gateway")),
+    "attempts_open": Metric(
+        says="Attempts that are not over.", labels=("status",), always=tuple(status.value for status in sorted(OPEN))
+    ),
+    "attempts_held": Metric(says="Attempts of unknown fate that hold their slot."),
+}
+
+
+class LedgerCollector(Collector):
+    """Thread-safe. A scrape takes one query and one question to Redis a trunk and a node, each within its bound."""
+
+    def __init__(self, engine: Engine, slots: Slots) -> None:
+        self._engine = engine
+        self._slots = slots
+
+    def collect(self) -> Iterator[Family]:
+        up = GaugeMetricFamily("trunkline_up", "1 if the part answers.", labels=("part",))
+        rows: list[Any] = []
+        try:
+            with self._engine.begin() as connection:
+                found = connection.exec_driver_sql(statement("metrics"), {"deaf_after": DEAF_AFTER})
+                rows = [(row.metric, list(row.labels), float(row.value)) for row in found]
+            up.add_metric(["postgres"], 1)
+        except SQLAlchemyError:
+            up.add_metric(["postgres"], 0)
+        try:
+            in_use = list(self._in_use(rows))
+            up.add_metric(["redis"], 1)
+        except Away:
+            in_use = []
+            up.add_metric(["redis"], 0)
+        yield up
+        if rows:
+            yield from _families(rows)
+        yield from in_use
+
+    def _in_use(self, rows: Iterable[Any]) -> Iterator[Family]:
+        trunks = GaugeMetricFamily("trunkline_trunk_slots_in_use", "Slots of the trunk in use.", labels=("trunk",))
+        nodes = GaugeMetricFamily("trunkline_node_slots_in_use", "Slots of the node in use.", labels=("node",))
+        self._slots.in_use("trunk", "any")  # whether it answers, also where there is no trunk
+        for metric, labels, _ in rows:
+            if metric == "trunk_slots":
+                trunks.add_metric(labels[:1], self._slots.in_use("trunk", labels[1]))
+            elif metric == "node_slots":
+                nodes.add_metric(labels, self._slots.in_use("node", labels[0]))
+        yield trunks
+        yield nodes
+
+
+def _families(rows: Iterable[Any]) -> Iterator[Family]:
+    families = {name: metric.family(name) for name, metric in METRICS.items()}
+    missing = {(name, label) for name, metric in METRICS.items() for label in metric.always}
+    for name, labels, value in rows:
+        families[name].add_metric(labels[: len(METRICS[name].labels)], value)
+        missing.difference_update((name, label) for label in labels[:1])
+    for name, label in sorted(missing):
+        families[name].add_metric([label], 0)
+    yield from families.values()
+
+
+def serve(settings: Settings) -> WSGIServer | None:
+    """Answers scrapes at `metrics_bind`, in threads of its own; None where none is set or another process has the port."""
+    if settings.metrics_bind is None:
+        return None
+    host, _, port = settings.metrics_bind.partition(":")
+    registry = CollectorRegistry()
+    registry.register(
+        LedgerCollector(open_engine(settings, "trunkline-metrics", pool_size=2), Slots(open_redis(settings)))
+    )
+    try:
+        server, _ = start_http_server(int(port), host, registry)
+    except OSError as error:  # such as a second scheduler on this machine: the first answers for both
+        logger.warning("metrics_not_served", bind=settings.metrics_bind, error=str(error))
+        return None
+    return server
