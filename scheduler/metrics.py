@@ -19,12 +19,12 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from models.database import open_engine
+from models.nodes import DEAF_AFTER
 from models.repairs import Repair
 from models.settings import Settings
 from models.slots import Away, Slots
 from models.statements import statement
 from models.statuses import OPEN
-from scheduler.lines import DEAF_AFTER
 from scheduler.presence import open_redis
 
 logger = structlog.get_logger(__name__)
