@@ -49,6 +49,7 @@ _CALLER_ID = re.compile(r"\+[1-9][0-9]{6,14}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,79}")  # no functions: NAME(...) would run one
 _VALUE = re.compile(r"[^,;\"'\\\x00-\x1f\x7f-\x9f]*")  # Asterisk splits at , and ; and eats quotes and backslashes
 _MOST_VARIABLES = 64
+_HANGS_AFTER = 0.5  # seconds
 _SENDING = Timings(
     # Asterisk answers an asynchronous Originate at once; one that it answers later is dialled all the same, and heard.
     # Meanwhile a thread waits here that could send to another node.
@@ -249,8 +250,10 @@ class AmiPool:
         try:
             headers = order.headers()
             connection = await self._ready(node)
-            await self._its_turn(order)
+            await self._its_turn(order, connection)
+            sent = asyncio.get_running_loop().time()
             await connection.action("Originate", headers)
+            self._push_back(order, sent)
         except AmiError as error:
             return error
         except Exception as error:  # one fault must not hide what became of the other orders
@@ -258,15 +261,28 @@ class AmiPool:
             return MaybeSent(f"unexpected {type(error).__name__}")
         return Accepted(attempt_id=order.attempt_id)
 
-    async def _its_turn(self, order: Originate) -> None:
-        """One that leaves late pushes back those behind it, instead of letting them catch up. Raises `TooLate`."""
+    async def _its_turn(self, order: Originate, connection: AmiConnection) -> None:
+        """One that leaves late pushes back those behind it, instead of letting them catch up.
+
+        Raises `TooLate`; or `NeverSent` while the link answers nothing: what is written now would reach Asterisk in one
+        moment with all that was written before, faster than the trunk allows.
+        """
         while (now := time.monotonic()) < order.too_late_at:
             due = max(order.send_at, self._last_sent.get(order.line, -math.inf) + order.spacing.total_seconds())
+            if connection.unanswered_for > _HANGS_AFTER:
+                raise NeverSent(f"it has answered nothing for {connection.unanswered_for:.1f} s")
             if now >= due:
                 self._last_sent[order.line] = now
                 return
             await asyncio.sleep(due - now)
         raise TooLate("its turn has passed")
+
+    def _push_back(self, order: Originate, sent: float) -> None:
+        """One whose answer was late may have reached Asterisk only now, with others: the next waits longer for each of them."""
+        now = asyncio.get_running_loop().time()
+        if now - sent > _HANGS_AFTER:
+            last = max(self._last_sent.get(order.line, -math.inf), time.monotonic())
+            self._last_sent[order.line] = last + order.spacing.total_seconds()
 
     async def _hang_up(self, node: str, attempt_id: UUID) -> bool:
         if not _ATTEMPT.fullmatch(str(attempt_id)):

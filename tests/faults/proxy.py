@@ -60,7 +60,12 @@ class Proxy:
 
     def stall(self, *directions: Direction) -> None:
         """Half-open: connections stay, also new ones, and not one byte comes through; in one direction if one is given."""
-        self._do(lambda: [self._passing[direction].clear() for direction in directions or self._passing])
+
+        def stop() -> None:
+            for direction in directions or self._passing:
+                self._passing[direction].clear()
+
+        self._do(stop)
 
     def swap(self, old: bytes, new: bytes) -> None:
         """From now on what our process sends says `new` where it said `old`."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from models.points import Point
+from models.statements import statement
 from tests.faults.proxy import Direction
 from tests.faults.witness import check
 from tests.faults.world import Campaign, World
@@ -17,10 +18,7 @@ LONG = {"00": 40, "86": 30, "01": 40}
 
 
 def state(world: World, node: str = "local") -> str:
-    return next(row.state for row in world.rows(BREAKERS) if row.node == node)
-
-
-BREAKERS = (Path(__file__).parents[2] / "models/sql/breakers.sql").read_text()
+    return next(str(row.state) for row in world.rows(statement("breakers")) if row.node == node)
 
 
 def heard(world: World) -> bool:
@@ -118,7 +116,7 @@ def test_everything_half_open_at_once_loses_nothing(world: World) -> None:
 
 @pytest.mark.long
 def test_a_stall_that_ends_before_anybody_gives_up_passes_no_limit(world: World) -> None:
-    campaign = world.campaign_of({"00": 60, "86": 60}, slots=60, calls_per_second=10)
+    campaign = world.campaign_of({"00": 40, "86": 60}, slots=60, calls_per_second=4)
     world.wait_under_way(campaign)
     ami = world.proxy("worker-1", "ami")
     for _ in range(3):

@@ -35,6 +35,7 @@ from tests.faults.proxy import Proxy
 from tests.integration.system import System, until
 
 ROOT = Path(__file__).parents[2]
+SERVICES = ("postgres", "redis", "ami")
 
 SOME = {"01": 20, "00": 30, "86": 15, "80": 10, "05": 5}
 """People who are quickly done with, answered and not."""

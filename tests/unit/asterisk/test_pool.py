@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -221,6 +222,44 @@ def test_an_originate_without_an_answer_is_maybe_sent_at_its_deadline(server: Sc
         pool.wait_up("a", LONG)
         (result,) = pool.originate_many([("a", an_order())])
     assert isinstance(result, MaybeSent)
+
+
+@pytest.fixture
+def hanging(pool: AmiPool, server: ScriptedAmi, loop: BlockingPortal, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A link that has answered nothing for too long; called, it answers. What became of one that was to go out then comes first."""
+    monkeypatch.setattr("asterisk.pool._HANGS_AFTER", 0.05)
+    server.replies["originate"] = silent
+    pool.wait_up("a", LONG)
+    line = {"line": "trunk", "spacing": timedelta(milliseconds=300)}
+    with ThreadPoolExecutor(1) as thread:
+        first = thread.submit(pool.originate_many, [("a", an_order(1, **line))])
+        loop.call(server.got, "Originate")
+        second = pool.originate_many([("a", an_order(2, send_at=time.monotonic() + 0.1))])
+
+        def answer() -> None:
+            del server.replies["originate"]
+            loop.call(accept, server.peer, server.actions("Originate")[0])
+            assert first.result() == [Accepted(attempt_id=attempt(1))]
+
+        yield second, answer
+
+
+def test_nothing_more_is_written_to_a_link_that_answers_nothing(hanging: Any, server: ScriptedAmi) -> None:
+    [second], answer = hanging
+    answer()
+    assert type(second) is NeverSent
+    assert "answered nothing" in str(second)
+    assert len(server.actions("Originate")) == 1
+
+
+def test_what_was_answered_late_pushes_back_those_behind_it_in_its_line(hanging: Any, pool: AmiPool) -> None:
+    """It may have reached Asterisk only with its answer: the calls a second are counted from then on."""
+    _, answer = hanging
+    answer()
+    answered = time.monotonic()
+    behind = an_order(3, line="trunk", spacing=timedelta(milliseconds=300))
+    assert pool.originate_many([("a", behind)]) == [Accepted(attempt_id=attempt(3))]
+    assert time.monotonic() - answered > 0.25
 
 
 def test_a_fault_in_one_order_does_not_hide_what_became_of_the_others(pool: AmiPool) -> None:
