@@ -32,7 +32,13 @@ def not_burnt(world: World, campaign: Campaign) -> None:
     )
 
 
-@pytest.mark.parametrize(("text", "direction"), [(b"Action: Originate", "sent"), (b"Response: Success", "answered")])
+@pytest.mark.parametrize(
+    ("text", "direction"),
+    [
+        (b"Action: Originate", "sent"),
+        pytest.param(b"Response: Success", "answered", marks=pytest.mark.long),
+    ],
+)
 def test_a_call_whose_originate_got_no_answer_is_looked_up_and_dialled_once(
     world: World, text: bytes, direction: Direction
 ) -> None:
@@ -45,6 +51,7 @@ def test_a_call_whose_originate_got_no_answer_is_looked_up_and_dialled_once(
     not_burnt(world, campaign)
 
 
+@pytest.mark.long
 def test_a_worker_that_may_not_log_in_burns_nothing_and_goes_on_when_it_may(world: World) -> None:
     campaign = world.campaign_of()
     world.wait_under_way(campaign)
@@ -160,12 +167,14 @@ def test_a_listener_that_asterisk_has_thrown_out_hears_again_and_looks_up_what_i
     ami.narrow()
     ami.cut()
     until(lambda: heard(world) and ami.ports, what="it hears by the narrow link")
-    campaign = world.campaign_of({"86": 200, "80": 200}, slots=40, calls_per_second=100)
+    campaign = world.campaign_of({"00": 40, "86": 20}, slots=20, agent="dialplan://mine/flood")
     world.wait_under_way(campaign)
     ports = ami.ports
-    world.freeze("listener-local")
+    world.freeze("listener-local")  # it reads nothing, and asks nothing either
+    ami.stall("answered")
     until(lambda: not any(is_up(port) for port in ports), within=60, what="Asterisk has closed its side")
     world.thaw("listener-local")
+    ami.restore()  # what was on the way comes now, and then the end
     check(world, campaign)
 
 

@@ -39,16 +39,14 @@ def longest_pause(world: World, campaign: Campaign) -> float:
 
 
 def test_a_node_that_takes_no_calls_rests_and_the_other_carries_on(world: World) -> None:
-    campaign = world.campaign_of(MANY)
+    campaign = world.campaign_of({"86": 100, "80": 30})
     until(lambda: len(by_node(world, campaign)) == 2, what="both are called by")
-    ami = world.proxy("worker-1", "ami")
-    ami.swap(b"Username: trunkline-sender", b"Username: trunkline-nobody")
-    ami.cut()
+    world.proxy("worker-1", "ami").refuse()
     until(lambda: state(world) != "closed", what="it rests")
     assert state(world, SECOND) == "closed"
     there = by_node(world, campaign)[SECOND]
     until(lambda: by_node(world, campaign)[SECOND] >= there + 20, what="the other carries on")
-    ami.restore()
+    world.proxy("worker-1", "ami").restore()
     check(world, campaign)
     not_burnt(world, campaign)
 
