@@ -41,7 +41,9 @@ def check(
 
 def calls_at_the_carrier(world: World, campaign: Campaign) -> list[CarrierCall]:
     people = set(campaign.people)
-    return [call for call in world.carrier_calls() if call.number in people]
+    return [
+        call for call in world.carrier_calls() if call.number in people and call.from_number == campaign.from_number
+    ]
 
 
 def every_call_is_final(world: World, campaign: Campaign, *, unknown: bool) -> None:

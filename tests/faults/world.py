@@ -70,6 +70,7 @@ class Campaign:
     id: UUID
     name: str
     trunk_id: UUID
+    from_number: str  #: its own: of two campaigns that call the same people each has another
     people: tuple[str, ...]
     slots: int
     calls_per_second: float
@@ -253,6 +254,7 @@ class World(System):
             id=campaign_id,
             name=name,
             trunk_id=self.value("SELECT id FROM trunks WHERE name = %(n)s", n=name),
+            from_number=from_number,
             people=tuple(to),
             slots=slots,
             calls_per_second=calls_per_second,
