@@ -52,6 +52,7 @@ METRICS: Mapping[str, Metric] = {
     ),
     "role_epoch": Metric(says="How often a role has changed hands.", labels=("role",)),
     "node_heard": Metric(says="1 if the Asterisk node is listened to.", labels=("node",)),
+    "node_breaker": Metric(says="1 for the state that the node's breaker is in.", labels=("node", "state")),
     "node_slots": Metric(says="Calls that the node carries at most.", labels=("node",)),
     "trunk_slots": Metric(says="Calls that the trunk carries at most.", labels=("trunk",)),
     "gateway_resting": Metric(says="1 if the gateway rests after failures.", labels=("trunk", "gateway")),

@@ -39,13 +39,18 @@ def longest_pause(world: World, campaign: Campaign) -> float:
 
 
 def test_a_node_that_takes_no_calls_rests_and_the_other_carries_on(world: World) -> None:
-    campaign = world.campaign_of({"86": 100, "80": 30})
+    campaign = world.campaign_of({"86": 90, "80": 60}, calls_per_second=15)
     until(lambda: len(by_node(world, campaign)) == 2, what="both are called by")
     world.proxy("worker-1", "ami").refuse()
     until(lambda: state(world) != "closed", what="it rests")
-    assert state(world, SECOND) == "closed"
     there = by_node(world, campaign)[SECOND]
-    until(lambda: by_node(world, campaign)[SECOND] >= there + 20, what="the other carries on")
+    until(lambda: by_node(world, campaign)[SECOND] >= there + 40, what="the other carries on", within=60)
+    in_vain = world.value(
+        "SELECT count(*) FROM attempts WHERE campaign_id = %(c)s AND node = 'local' AND status = 'withdrawn'",
+        c=campaign.id,
+    )
+    assert in_vain < 40, "it is left alone"
+    assert state(world, SECOND) == "closed"
     world.proxy("worker-1", "ami").restore()
     check(world, campaign)
     not_burnt(world, campaign)

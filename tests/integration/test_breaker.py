@@ -16,6 +16,7 @@ from models import nodes
 from models.database import open_engine
 from models.nodes import LONGEST_REST, REST_AFTER, Breaker
 from models.slots import LeaderSlots, Slots, connect
+from models.statements import statement
 from scheduler import call_story
 from scheduler.grants import Granter, Round
 from scheduler.lines import load_lines
@@ -220,3 +221,15 @@ def test_a_single_call_is_refused_or_explained_while_every_node_rests(world: Wor
             require_asterisk(connection)
         story = call_story.tell(connection, world.rows.call_of(attempt).id)
     assert "left alone for a while" in (story.explanation or "")
+
+
+def test_the_state_of_each_breaker_is_a_metric(world: World) -> None:
+    def told() -> dict[str, float]:
+        rows = world.rows.all(statement("metrics"), deaf_after=nodes.DEAF_AFTER)
+        return {row.labels[1]: row.value for row in rows if row.metric == "node_breaker"}
+
+    assert told() == {"closed": 1, "open": 0, "half-open": 0}
+    world.open_breaker()
+    assert told() == {"closed": 0, "open": 1, "half-open": 0}
+    world.pass_by(timedelta(minutes=1))
+    assert told() == {"closed": 0, "open": 0, "half-open": 1}
