@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.doctor.ledger import breaker_finding, examine_postgres
 from models.points import Point
 from models.statements import statement
 from tests.faults.proxy import Direction
@@ -62,7 +63,10 @@ def test_a_worker_that_may_not_log_in_burns_nothing_and_goes_on_when_it_may(worl
     said = world.trunkline("explain", campaign.name)
     assert "Asterisk node local" in said, said
     assert "Authentication failed" in said, said
-    assert "Authentication failed" in world.trunkline("doctor", status=1)
+    _, ledger = examine_postgres(world.settings)
+    finding = breaker_finding("asterisk local", "local", ledger) if ledger else None
+    assert finding is not None
+    assert "Authentication failed" in finding.sentence
     over = world.over(campaign)
     until(lambda: world.value("SELECT rests >= 2 FROM node_health"), what="a trial has failed")
     assert world.over(campaign) <= over + campaign.slots, "only what was up has ended"
