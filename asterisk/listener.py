@@ -115,7 +115,9 @@ class Listener:
                 next_look = now + _LOOK_EVERY
             if not self._ears.is_up:
                 next_look = 0.0
-        self._say_deaf(role, "the listener was stopped")
+        self._say_deaf(role, "the listener was stopped")  # nothing more is granted, and whoever comes next looks up
+        self._ears.close()
+        self._catch_up(role.connection)
 
     def _hand_in(self, connection: Connection) -> None:
         """Another one listens: what we heard until now is written all the same, and no more is heard.

@@ -55,11 +55,13 @@ def hold(
     Raises SQLAlchemy's DBAPIError, here or from the connection, when Postgres does not answer or the
     role was lost: let go of everything and hold again.
     """
+    # a session that is sending to a frozen holder is not idle: TCP has to give it up
+    bounds = ("idle_session_timeout", "idle_in_transaction_session_timeout", "tcp_user_timeout")
     engine = make_engine(
         database_url(settings),
         name,
         statement_timeout_ms=5000,
-        options=f" -c idle_session_timeout={LOST_AFTER_MS} -c idle_in_transaction_session_timeout={LOST_AFTER_MS}",
+        options="".join(f" -c {bound}={LOST_AFTER_MS}" for bound in bounds),
         poolclass=NullPool,
     )
     try:

@@ -212,11 +212,8 @@ class Slots:
 
         Raises `Away`; what was not freed is freed by the leader's audit.
         """
-        if not attempt_ids:
-            return
-        ids = [str(id) for id in attempt_ids]
-        keys = [_EPOCH, _LEASES, _LINGERING, WAKE, *map(_tombstone, ids)]
-        _run(self._redis, "free", keys, [_micros(linger), _millis(TOMBSTONE), *ids])
+        if attempt_ids:
+            _free(self._redis, attempt_ids, linger=linger)
 
     def turns(self, sends: Sequence[tuple[UUID, float]]) -> list[timedelta | None]:
         """When each attempt may be sent, from now: `sends` are its trunk and that trunk's calls a second.
@@ -362,6 +359,23 @@ class LeaderSlots:
             ask_again_in=timedelta(microseconds=int(wait)) if wait else None,
         )
 
+    def free(self, attempt_ids: Sequence[UUID], *, linger: timedelta = timedelta(0)) -> None:
+        """As `Slots.free`, and only while our epoch rules. Raises `Forgot`, `Stale` or `Away`."""
+        if not attempt_ids:
+            return
+        if not self._trusted:
+            raise Forgot
+        try:
+            freed = _free(self._redis, attempt_ids, linger=linger, epoch=self._epoch)
+        except Away:
+            self.distrust()
+            raise
+        if freed == -1:
+            self.distrust()
+            raise Forgot
+        if freed == -2:
+            raise Stale
+
     def audit(self, holders: Sequence[tuple[UUID, str]]) -> Audit:
         """Puts back leases that open attempts lack, frees those whose attempt is over; see `audit.lua`."""
         keys = [_EPOCH, _LEASES, _LINGERING, WAKE, *(_tombstone(str(id)) for id, _ in holders)]
@@ -389,6 +403,14 @@ class LeaderSlots:
         if reply[0] == b"STALE":
             raise Stale
         return reply
+
+
+def _free(
+    client: redis.Redis, attempt_ids: Sequence[UUID], *, linger: timedelta = timedelta(0), epoch: int | str = ""
+) -> int:
+    ids = [str(id) for id in attempt_ids]
+    keys = [_EPOCH, _LEASES, _LINGERING, WAKE, *map(_tombstone, ids)]
+    return int(_run(client, "free", keys, [_micros(linger), _millis(TOMBSTONE), epoch, *ids]))
 
 
 @cache

@@ -21,7 +21,7 @@ from models.explanations import Ending, Verdict, explain
 from models.outcome import Disposition
 from models.points import Point, reached
 from models.repairs import Repair
-from models.slots import CANCEL_LINGERS, LeaderSlots, Slots, held_keys, line_key, rate_key
+from models.slots import CANCEL_LINGERS, LeaderSlots, held_keys, line_key, rate_key
 from models.statements import statement
 from models.statuses import Status
 from scheduler.agent_watch import pause_for_dead_agents
@@ -111,14 +111,14 @@ class Housekeeping:
             repairs.count(self._connection, {Repair.SLOTS_REBUILT: 1})
         logger.info("slots_rebuilt", held=len(holders))
 
-    def audit(self, leader_slots: LeaderSlots, slots: Slots, now: float) -> None:
+    def audit(self, slots: LeaderSlots, now: float) -> None:
         """Mends what Redis and the ledger disagree on. Raises SlotsError."""
         self._next_audit = now + _AUDIT_EVERY
         with self._connection.begin():
             self._connection.exec_driver_sql(statement("forget_old_cel"), {"keep": _KEEP_CEL, "most": _MOST_AT_ONCE})
         holders = self.holders()
         reached(Point.LEADER_AUDITS)
-        mended = leader_slots.audit(holders)
+        mended = slots.audit(holders)
         let_go = self._let_go(mended.young)
         slots.free(let_go, linger=CANCEL_LINGERS)
         counts = {

@@ -6,7 +6,8 @@
            └──────── role or database lost, or a newer epoch ◀┘
 
 It works through the connection that holds its role, at least once a second: a frozen leader loses the
-role in 6 s and can then write neither to Postgres nor, by its epoch, to Redis.
+role in 6 s and can then write neither to Postgres nor, by its epoch, to Redis; nor does it publish what
+it had in hand, which whoever leads now has published.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 
 from models.points import Point, reached
-from models.roles import SCHEDULER, Role, hold
+from models.roles import LOST_AFTER_MS, SCHEDULER, Role, hold
 from models.settings import Settings
-from models.slots import CANCEL_LINGERS, Away, Bell, Forgot, Full, LeaderSlots, Slots, Stale, connect
+from models.slots import CANCEL_LINGERS, Away, Bell, Forgot, Full, LeaderSlots, Stale, connect
 from scheduler.grants import Granter, Round
 from scheduler.housekeeping import Housekeeping
 from scheduler.lines import Lines, load_lines
@@ -69,12 +70,12 @@ class _Term:
         self._connection = role.connection
         self._publish = publish
         self._bell = Bell(client)
-        self._slots = Slots(client)
         self._leader_slots = LeaderSlots(redis_url, role.epoch)
         self._granter = Granter(self._leader_slots)
         self._house = Housekeeping(role.connection)
         self._lines: Lines | None = None
         self._lines_at = 0.0
+        self._led_at = time.monotonic()  # Postgres heard of us after this, and keeps the role for us for 6 s from then
 
     def serve(self, stop: threading.Event) -> None:
         try:
@@ -100,7 +101,7 @@ class _Term:
             self._bell.close()
 
     def _round(self, stop: threading.Event) -> None:
-        now = time.monotonic()
+        self._led_at = now = time.monotonic()
         lines = self._read_lines(now)
         if lines.hand_overs:
             hand_over_again_in = self._hand_over(lines)
@@ -112,10 +113,10 @@ class _Term:
         if self._house.is_due(now):
             freed = self._house.keep(now)
             reached(Point.LEADER_KEPT_HOUSE)
-            self._slots.free(freed)
+            self._leader_slots.free(freed)
             self._publish_quietly(self._house.unclaimed())
             if self._house.audit_is_due(now):
-                self._house.audit(self._leader_slots, self._slots, now)
+                self._house.audit(self._leader_slots, now)
         if done.tried:
             self._lines = None
         if done.attempt_ids and done.ask_again_in is None:
@@ -156,7 +157,7 @@ class _Term:
         except Full as full:
             done = self._none(full)
         self._publish_quietly(done.attempt_ids)
-        self._slots.free(done.given_up)
+        self._leader_slots.free(done.given_up)
         self._lines = None
         return (done.ask_again_in or _IDLE) if done.more_due else _IDLE
 
@@ -165,6 +166,9 @@ class _Term:
         if not attempt_ids:
             return
         reached(Point.LEADER_GRANTED)
+        if time.monotonic() - self._led_at > LOST_AFTER_MS / 1000:
+            logger.warning("not_published", attempts=len(attempt_ids), error="held up: another may lead")
+            return
         try:
             self._publish(attempt_ids)
             reached(Point.LEADER_PUBLISHED)

@@ -39,6 +39,7 @@ IN_HAND = 5.0  # seconds that claims get to show a channel
 _SECOND_LOOK_AFTER = timedelta(seconds=2)
 _ASK_EVERY = 0.05
 _ENDS_WITHIN = 10.0
+_PAST_THE_GATE = 0.2  # whom Asterisk was told how to reach just before the gate closed, it has sent an INVITE by then
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +130,7 @@ class _Operator:
 
     def hang_up(self, call_id: UUID) -> str:
         deadline = time.monotonic() + _ENDS_WITHIN
-        asked = False
+        asked = closed = False
         while time.monotonic() < deadline:
             with self.engine.begin() as connection:
                 call = connection.exec_driver_sql(statement("call_in_hand"), {"call": call_id}).one_or_none()
@@ -149,9 +150,10 @@ class _Operator:
                 else:
                     self._request_stop(connection, [call.attempt_id])
             self._free(freed)
-            if status in DIALABLE and not self._hang_up_one(call.node, call.attempt_id) and status is Status.INITIATED:
+            there_is_none = status in DIALABLE and not self._hang_up_one(call.node, call.attempt_id)
+            if there_is_none and status is Status.INITIATED and not closed:  # once: it awaits its second look then
                 claimed = [(call.attempt_id, call.node)]
-                self._close_gate(partial(list, claimed), CampaignStatus.STOPPED)
+                closed = bool(self._close_gate(partial(list, claimed), CampaignStatus.STOPPED))
             time.sleep(_ASK_EVERY)
         raise Unavailable(
             "call: asked to end, but its end was not seen yet: look again with `trunkline campaign calls`"
@@ -236,7 +238,9 @@ class _Operator:
                 break
             time.sleep(_ASK_EVERY)
         with self.engine.begin() as connection:
-            return self._withdraw(connection, without, Status.INITIATED, to, second_look=True)
+            withdrawn = self._withdraw(connection, without, Status.INITIATED, to, second_look=True)
+        time.sleep(_PAST_THE_GATE)
+        return withdrawn
 
     def _without_channel(self, dialling: Sequence[tuple[UUID, str]]) -> list[UUID]:
         """Of attempts claimed and not heard of since, those that Asterisk has no channel for."""

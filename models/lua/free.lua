@@ -3,16 +3,18 @@
 -- Freeing twice is harmless, and nobody frees another's slot: members are attempt ids. It goes on with no memory left.
 --
 -- KEYS  1 epoch   2 leases   3 lingering   4 wake (a channel)   then a tombstone an attempt
--- ARGV  1 linger µs (0: at once)   2 tombstone ms   then the attempt ids
--- Returns how many were held, or -1 when Redis has lost its memory (the leader rebuilds from the ledger)
-local known = redis.call('EXISTS', KEYS[1]) == 1
+-- ARGV  1 linger µs (0: at once)   2 tombstone ms   3 the leader's epoch, or '' for anybody else   then the attempt ids
+-- Returns how many were held, or -1 when Redis has lost its memory (the leader rebuilds from the ledger),
+--         or -2 when it is another epoch that rules
+local epoch = redis.call('GET', KEYS[1])
+if epoch and ARGV[3] ~= '' and tonumber(epoch) ~= tonumber(ARGV[3]) then return -2 end
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local linger = tonumber(ARGV[1])
 local freed = 0
-for at = 3, #ARGV do
+for at = 4, #ARGV do
   local attempt = ARGV[at]
-  redis.call('SET', KEYS[at + 2], 1, 'PX', ARGV[2])  -- also for a rebuild that has read the ledger before the end
+  redis.call('SET', KEYS[at + 1], 1, 'PX', ARGV[2])  -- also for a rebuild that has read the ledger before the end
   local held = redis.call('HGET', KEYS[2], attempt)
   if held then
     freed = freed + 1
@@ -26,4 +28,4 @@ for at = 3, #ARGV do
   end
 end
 if freed > 0 then redis.call('PUBLISH', KEYS[4], 'freed') end
-return known and freed or -1
+return epoch and freed or -1

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Literal
 
@@ -34,6 +34,7 @@ class Proxy:
         self._swap: tuple[bytes, bytes] | None = None
         self._narrow = False
         self._delay = 0.0
+        self._overheard: dict[Direction, list[bytes]] = {}
         self._trap: tuple[bytes, Direction, threading.Event] | None = None
         self.port = 0
 
@@ -94,6 +95,12 @@ class Proxy:
         self._do(lambda: setattr(self, "_trap", (text, when, struck)))
         return struck
 
+    def overhear(self) -> Mapping[Direction, list[bytes]]:
+        """What comes through from now on; it grows until `restore`."""
+        heard: dict[Direction, list[bytes]] = {"sent": [], "answered": []}
+        self._do(lambda: setattr(self, "_overheard", heard))
+        return heard
+
     @property
     def connections(self) -> int:
         return len(self._pairs)
@@ -123,6 +130,7 @@ class Proxy:
 
     async def _restore(self) -> None:
         self._delay, self._trap, self._swap, self._narrow = 0.0, None, None, False
+        self._overheard = {}
         for pair in list(self._pairs):
             if not pair.passing.is_set():
                 pair.cut()
@@ -202,6 +210,8 @@ class Proxy:
                 strikes = trap is not None and trap[1] == direction and trap[0] in data
                 if data and not (strikes and direction == "answered"):
                     writer.write(data)
+                    if self._overheard:
+                        self._overheard[direction].append(data)
                     await writer.drain()
                 if trap is not None and strikes:
                     self._trap = None

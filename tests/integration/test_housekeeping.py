@@ -129,10 +129,8 @@ def test_asterisks_old_rows_are_forgotten_in_steps(database: Database, rows: Row
         slots = LeaderSlots(valkey.url, role.epoch)
         house = Housekeeping(role.connection)
         slots.rebuild(house.holders(), [])
-        client = connect(valkey.url)
-        house.audit(slots, Slots(client), time.monotonic())
+        house.audit(slots, time.monotonic())
         slots.close()
-        client.close()
     with psycopg.connect(database.owner_url) as owner:
         assert owner.execute("SELECT count(*) FROM cel").fetchone() == (1,)
 
@@ -198,7 +196,7 @@ class Leading:
         return {UUID(id.decode()) for id in found}
 
     def audit(self) -> None:
-        self.house.audit(self.leader_slots, self.slots, time.monotonic())
+        self.house.audit(self.leader_slots, time.monotonic())
 
 
 @contextmanager

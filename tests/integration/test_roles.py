@@ -121,6 +121,24 @@ def test_a_holder_that_does_not_use_its_connection_loses_the_role(
                 frozen.done.result(30)
 
 
+def test_a_holder_that_freezes_while_it_is_being_answered_loses_the_role_too(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(roles, "LOST_AFTER_MS", 500)
+    with candidates(database.settings, NAME) as (frozen,):
+        held = frozen.holds()
+        answered = held.connection.connection.driver_connection
+        assert isinstance(answered, psycopg.Connection)
+        answered.pgconn.send_query(
+            b"SELECT repeat('x', 1000000) FROM generate_series(1, 100)"
+        )  # more than buffers hold
+        with candidates(database.settings, NAME) as (other,):
+            assert other.holds().epoch > held.epoch
+            frozen.let_go.set()
+            with pytest.raises(DBAPIError):
+                frozen.done.result(30)
+
+
 def test_a_candidate_that_is_stopped_while_it_waits_gets_no_role(database: Database) -> None:
     with candidates(database.settings, NAME) as (first,):
         epoch = first.holds().epoch

@@ -395,11 +395,15 @@ def test_a_lower_epoch_is_refused_everywhere_once_a_newer_leader_has_rebuilt(wor
         take(world.leader, 1, trunk(1))
     with pytest.raises(Stale):
         world.leader.audit([(uuid4(), HELD)])
+    held = take_one(newer, trunk(1))
+    with pytest.raises(Stale):
+        world.leader.free([held])
     with pytest.raises(Stale):
         world.leader.rebuild([(uuid4(), HELD)], [])
-    assert world.members(trunk(1)) == set()
+    assert world.members(trunk(1)) == {held}
     assert world.redis.get(EPOCH) == "2"
-    assert len(take(newer, 1, trunk(1)).granted) == 1
+    newer.free([held])
+    assert world.members(trunk(1)) == set()
     newer.close()
 
 
@@ -422,7 +426,12 @@ def test_a_flushed_redis_is_forgotten_and_refuses_everybody_until_it_is_rebuilt(
     assert world.slots.turns([(TRUNK, 1000)]) == [timedelta(0)]
 
 
-def test_an_audit_of_a_flushed_redis_says_so_too(world: World) -> None:
+def test_an_audit_and_a_free_of_a_flushed_redis_say_so_too(world: World) -> None:
+    held = take_one(world.leader, trunk(1))
+    world.redis.flushall()
+    with pytest.raises(Forgot):
+        world.leader.free([held])
+    world.leader.rebuild([], [])
     world.redis.flushall()
     with pytest.raises(Forgot):
         world.leader.audit([(uuid4(), HELD)])
