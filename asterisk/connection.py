@@ -10,7 +10,7 @@ a reconnect, and a second Originate is a second phone call.
       └── back-off ◀────┴──────────────────────────┴──────────────────────┘ on_event said False
 
     AmiError (from `asterisk.ami`)
-    ├── NeverSent         not one byte left: the link was down, or the input was refused
+    ├── NeverSent         not one byte left: the link was down, or the input was refused (Unwritable)
     ├── MaybeSent         written, then the link was lost or the deadline passed; Asterisk may have acted
     ├── Refused           Asterisk answered Response: Error (see `.message`)
     └── LoginRefused      the user or the secret is wrong; tried again slowly
@@ -93,6 +93,7 @@ class _Waiting:
     """An action that was written; `rows` collects the events of a list action."""
 
     action: str
+    since: float
     answer: asyncio.Future[AmiResponse]
     rows: list[AmiMessage] | None
 
@@ -138,6 +139,11 @@ class AmiConnection:
     def is_up(self) -> bool:
         """Logged in, Asterisk fully booted, and no Ping unanswered."""
         return self._link is not None
+
+    @property
+    def unanswered_for(self) -> float:
+        """Seconds since the oldest action that waits for its answer was written; 0 when none does."""
+        return self._link.unanswered_for if self._link else 0.0
 
     async def start(self) -> None:
         """Begin connecting, and keep at it; returns at once."""
@@ -339,7 +345,8 @@ class _Link(AMIProtocol):  # type: ignore[misc]  # panoramisk has no types
                     raise NeverSent(f"{name}: {self.ended.result()}")
                 if action_id in self._waiting:
                     raise NeverSent(f"{name}: an action with this ActionID is in flight")
-                waiting = _Waiting(action=name, answer=asyncio.get_running_loop().create_future(), rows=rows)
+                loop = asyncio.get_running_loop()
+                waiting = _Waiting(action=name, since=loop.time(), answer=loop.create_future(), rows=rows)
                 self._waiting[action_id] = waiting
                 self.transport.write(str(Action(fields)).encode())
                 return await waiting.answer
@@ -349,6 +356,11 @@ class _Link(AMIProtocol):  # type: ignore[misc]  # panoramisk has no types
         finally:
             if waiting is not None:
                 self._waiting.pop(action_id, None)
+
+    @property
+    def unanswered_for(self) -> float:
+        oldest = next(iter(self._waiting.values()), None)  # they stand in the order in which they were written
+        return asyncio.get_running_loop().time() - oldest.since if oldest else 0.0
 
     def end(self, reason: str) -> None:
         """Close at once, fail whoever waits. Only the first reason counts."""

@@ -28,7 +28,7 @@ from uuid import UUID
 import structlog
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from asterisk.ami import TooLate
+from asterisk.ami import TooLate, Unwritable
 from asterisk.connection import AmiConnection, AmiError, LoginRefused, MaybeSent, NeverSent, Refused, Timings
 from models.settings import Login, Node
 
@@ -50,6 +50,14 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,79}")  # no functions: NAME(...
 # an agent's address, a sound, a number: no `,` or `;` to split at, no quote, and no `$`, `{` or `(` to be evaluated
 _VALUE = re.compile(r"[A-Za-z0-9_.:/&*#+\[\]-]*")
 _MOST_VARIABLES = 64
+_HANGS_AFTER = 0.5  # seconds
+_SENDING = Timings(
+    # Asterisk answers an asynchronous Originate at once; one that it answers later is dialled all the same, and heard.
+    # Meanwhile a thread waits here that could send to another node.
+    action=timedelta(seconds=3),
+    ping_interval=timedelta(seconds=2),
+    ping_deadline=timedelta(seconds=3),
+)
 _AT_THE_END = r"trunkline-end\,s\,1"  # a Variable is split at its commas, but not at these
 
 
@@ -78,7 +86,7 @@ class Originate:
     spacing: timedelta = timedelta(0)  #: at least so long after the last one of this line really left
 
     def headers(self) -> list[tuple[str, str]]:
-        """The header lines, checked. Raises `NeverSent`, naming the field and never its value."""
+        """The header lines, checked. Raises `Unwritable`, naming the field and never its value."""
         attempt = str(self.attempt_id)
         for what, value, pattern in (
             ("attempt id", attempt, _ATTEMPT),
@@ -91,10 +99,10 @@ class Originate:
             *((f"variable {name:.80}", value, _VALUE) for name, value in self.variables.items()),
         ):
             if not pattern.fullmatch(value):
-                raise NeverSent(f"attempt {attempt}: the {what} is not one that may be sent to Asterisk")
+                raise Unwritable(f"attempt {attempt}: the {what} is not one that may be sent to Asterisk")
         ring_ms = self.ring_timeout // timedelta(milliseconds=1)
         if ring_ms <= 0 or self.longest_call <= timedelta(0):
-            raise NeverSent(f"attempt {attempt}: no time to ring or to talk")
+            raise Unwritable(f"attempt {attempt}: no time to ring or to talk")
         variables = {
             "TIMEOUT(absolute)": str(math.ceil((self.ring_timeout + self.longest_call) / timedelta(seconds=1))),
             f"DB({self.mark_family}/{attempt})": "1",
@@ -102,7 +110,7 @@ class Originate:
             **self.variables,
         }
         if len(variables) > _MOST_VARIABLES:
-            raise NeverSent(f"attempt {attempt}: more than {_MOST_VARIABLES} variables")
+            raise Unwritable(f"attempt {attempt}: more than {_MOST_VARIABLES} variables")
         return [
             ("ActionID", attempt),
             ("ChannelId", attempt),
@@ -129,7 +137,7 @@ class AmiPool:
 
     def __init__(self, nodes: Iterable[Node], *, timings: Timings | None = None) -> None:
         self._nodes = {node.name: node for node in nodes}
-        self._timings = timings or Timings()
+        self._timings = timings or _SENDING
         self._lock = threading.Lock()
         self._stack = ExitStack()
         self._portal: BlockingPortal | None = None
@@ -151,7 +159,8 @@ class AmiPool:
     def originate_many(self, orders: Sequence[tuple[str, Originate]]) -> list[Accepted | AmiError]:
         """Send all at the same time, each once, to the node it names; the results stand in the order of the orders.
 
-        `Refused` with "Extension does not exist." from a node that has just started is the node's state, not the call's.
+        `Refused` with `is_nodes`, such as "Extension does not exist." from one that has just started, is the node's state,
+        not the call's.
         """
         return self._call(self._originate_many, orders)
 
@@ -242,8 +251,10 @@ class AmiPool:
         try:
             headers = order.headers()
             connection = await self._ready(node)
-            await self._its_turn(order)
+            await self._its_turn(order, connection)
+            sent = asyncio.get_running_loop().time()
             await connection.action("Originate", headers)
+            self._push_back(order, sent)
         except AmiError as error:
             return error
         except Exception as error:  # one fault must not hide what became of the other orders
@@ -251,19 +262,32 @@ class AmiPool:
             return MaybeSent(f"unexpected {type(error).__name__}")
         return Accepted(attempt_id=order.attempt_id)
 
-    async def _its_turn(self, order: Originate) -> None:
-        """One that leaves late pushes back those behind it, instead of letting them catch up. Raises `TooLate`."""
+    async def _its_turn(self, order: Originate, connection: AmiConnection) -> None:
+        """One that leaves late pushes back those behind it, instead of letting them catch up.
+
+        Raises `TooLate`; or `NeverSent` while the link answers nothing: what is written now would reach Asterisk in one
+        moment with all that was written before, faster than the trunk allows.
+        """
         while (now := time.monotonic()) < order.too_late_at:
             due = max(order.send_at, self._last_sent.get(order.line, -math.inf) + order.spacing.total_seconds())
+            if connection.unanswered_for > _HANGS_AFTER:
+                raise NeverSent(f"it has answered nothing for {connection.unanswered_for:.1f} s")
             if now >= due:
                 self._last_sent[order.line] = now
                 return
             await asyncio.sleep(due - now)
         raise TooLate("its turn has passed")
 
+    def _push_back(self, order: Originate, sent: float) -> None:
+        """One whose answer was late may have reached Asterisk only now, with others: the next waits longer for each of them."""
+        now = asyncio.get_running_loop().time()
+        if now - sent > _HANGS_AFTER:
+            last = max(self._last_sent.get(order.line, -math.inf), time.monotonic())
+            self._last_sent[order.line] = last + order.spacing.total_seconds()
+
     async def _hang_up(self, node: str, attempt_id: UUID) -> bool:
         if not _ATTEMPT.fullmatch(str(attempt_id)):
-            raise NeverSent("the attempt id is not a UUID")  # Channel could also be a /regular expression/
+            raise Unwritable("the attempt id is not a UUID")  # Channel could also be a /regular expression/
         try:
             await (await self._ready(node)).action("Hangup", {"Channel": str(attempt_id), "Cause": "16"})
         except Refused as refusal:
@@ -274,7 +298,7 @@ class AmiPool:
 
     async def _forget_marks(self, node: str, family: str) -> None:
         if not _MARKS.fullmatch(family):
-            raise NeverSent("the family is not one of marks")
+            raise Unwritable("the family is not one of marks")
         channel = f"Local/{family}@trunkline-maintenance/n"
         await (await self._ready(node)).action("Originate", {"Channel": channel, "Application": "Hangup"})
 

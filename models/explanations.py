@@ -54,6 +54,7 @@ class Waiting(StrEnum):
     NEXT_GATEWAY = "next-gateway"
     GATEWAYS_REST = "gateways-rest"
     NO_NODE = "no-node"
+    NODES_REST = "nodes-rest"
     SLOT = "slot"
     WORKER = "worker"
 
@@ -760,6 +761,12 @@ ENTRIES: tuple[Entry, ...] = (
         sees="`scheduled`, no Asterisk is heard",
         means="It waits because no Asterisk is heard: none runs, or its listener does not.",
         do="`trunkline up`; `trunkline doctor` says which part is missing.",
+    ),
+    Entry(
+        why=W.NODES_REST,
+        sees="`scheduled`, Asterisk resting",
+        means="It waits because Asterisk is heard and takes no calls: it is left alone for a while.",
+        do="`trunkline doctor` says why; it is tried again by itself, with one call.",
     ),
     Entry(
         why=W.SLOT,

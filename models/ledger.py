@@ -101,6 +101,7 @@ class Claim:
     connect: str  #: the agent's URI
     fallback: str | None  #: its sound for a person whom it does not reach; None: the default
     max_call_seconds: int | None  #: its longest call; None: the settings'
+    node_ails: bool  #: it did not take what was sent last: whether it takes this one is to be put down
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -144,6 +144,7 @@ node_health = Table(
     metadata,
     Column("node", Text, ForeignKey("nodes.name"), primary_key=True),
     Column("failures", Integer, nullable=False),
+    Column("failing_since", _when),
     Column("last_failure", Text),
     Column("last_failure_at", _when),
     Column("rests", Integer, nullable=False),

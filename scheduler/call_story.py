@@ -17,10 +17,10 @@ from models import contexts
 from models.contexts import Context
 from models.errors import NotFound
 from models.explanations import Ending, Waiting, advise, needs_context, said_by_far_side
+from models.nodes import BreakerState, breakers
 from models.sightings import Attempt, ending_of
 from models.statements import statement
 from models.statuses import FINAL, Status
-from scheduler.lines import DEAF_AFTER
 
 _NOT_SENT = {Status.SCHEDULED, Status.QUEUED}
 _FACTS = (
@@ -146,8 +146,11 @@ def _waits_for(connection: Connection, call: Any) -> Waiting:
         return Waiting.TRUNK_OFF
     if call.gateways_rest:
         return Waiting.GATEWAYS_REST
-    if not connection.exec_driver_sql(statement("live_nodes"), {"deaf_after": DEAF_AFTER}).all():
+    heard = [breaker for breaker in breakers(connection) if breaker.is_heard]
+    if not heard:
         return Waiting.NO_NODE
+    if all(breaker.state is BreakerState.OPEN for breaker in heard):
+        return Waiting.NODES_REST
     return Waiting.SLOT
 
 

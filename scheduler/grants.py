@@ -39,7 +39,7 @@ class Round:
     attempt_ids: tuple[UUID, ...]
     more_due: bool  #: more is due, or may be, than there was room for
     ask_again_in: timedelta | None
-    tried: bool = False  #: a gateway on trial has got its call: the lines are to be read again
+    tried: bool = False  #: a gateway or node on trial has got its call: the lines are to be read again
     given_up: tuple[UUID, ...] = ()  #: attempts whose slot waits for no other gateway any more, to be freed
 
 
@@ -150,7 +150,10 @@ class _Plan:
     def __init__(self, lines: Lines, room: Mapping[str, int], new_id: Callable[[], UUID]) -> None:
         self.lines = lines
         self.room = Counter(room)
-        self.trials: set[UUID] = set()  #: gateways on trial that this plan gives their call
+        for name in lines.nodes_on_trial:
+            key = lines.nodes[name].slots_key
+            self.room[key] = min(self.room[key], 1)
+        self.trials: set[UUID | str] = set()  #: gateways and nodes on trial that this plan gives their call
         self.refused: dict[UUID, str] = {}  #: calls that no trunk may make, with the reason
         self._new_id = new_id
         self._campaigns = {campaign.id: campaign for campaign in lines.campaigns}
@@ -180,12 +183,13 @@ class _Plan:
         """None where there is no room for the call, or no trunk of its numbers may make it (`refused`)."""
         campaign = self._campaigns.get(call.campaign_id) if call.campaign_id else None
         line = self._line(call, campaign)
-        node = max(self.lines.nodes.values(), key=lambda scope: self.room[scope.slots_key])
+        node = self._roomiest_node()
         if line is None or self.room[node.slots_key] <= 0:
             return None
         scopes = self._scopes(line, node, campaign)
         for scope in scopes:
             self.room[scope.slots_key] -= 1
+        self._note_trial(node)
         attempt_id = self._new_id()
         return Lease(attempt_id=attempt_id, scopes=scopes), Grant(
             id=attempt_id,
@@ -203,11 +207,14 @@ class _Plan:
         line = self.lines.by_number.get(before.from_number)
         node = self.lines.nodes.get(before.node)
         tried = (*before.tried_gateways, before.gateway_id)
-        if not before.waits or line is None or line.trunk_id != before.trunk_id or node is None:
+        if not before.waits or line is None or line.trunk_id != before.trunk_id:
+            return None
+        if node is None or node.id in self.trials:
             return None
         if not self._usable(line.trunk_id, tried) or not allowed(before.phone_number, line.prefixes):
             return None
         campaign = self._campaigns.get(before.campaign_id) if before.campaign_id else None
+        self._note_trial(node)
         attempt_id = self._new_id()
         lease = Lease(attempt_id=attempt_id, scopes=self._scopes(line, node, campaign), takes_over=before.id)
         return lease, Grant(
@@ -230,6 +237,19 @@ class _Plan:
 
     def _scopes(self, line: Line, node: Scope, campaign: Campaign | None) -> tuple[Scope, ...]:
         return (line.trunk, node, campaign.scope) if campaign and campaign.scope else (line.trunk, node)
+
+    def _roomiest_node(self) -> Scope:
+        """Before all others one on trial, so that it gets its call."""
+
+        def rank(node: Scope) -> tuple[bool, int]:
+            room = self.room[node.slots_key]
+            return room > 0 and node.id in self.lines.nodes_on_trial, room
+
+        return max(self.lines.nodes.values(), key=rank)
+
+    def _note_trial(self, node: Scope) -> None:
+        if node.id in self.lines.nodes_on_trial:
+            self.trials.add(node.id)
 
     def _line(self, call: DueCall, campaign: Campaign | None) -> Line | None:
         """The call's own number, or the next of its campaign's in rotation whose trunk has room and may call there.

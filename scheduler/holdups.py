@@ -16,6 +16,7 @@ from uuid import UUID
 from sqlalchemy import Connection, select
 
 from models import roles
+from models.nodes import BreakerState, breakers, live_nodes
 from models.schema import campaigns, phone_numbers, trunks
 from models.slots import Away, Slots
 from models.statements import statement
@@ -23,7 +24,6 @@ from models.statuses import CampaignStatus
 from scheduler import campaigns as campaign_rows
 from scheduler import trunk_health
 from scheduler.campaigns import Counts
-from scheduler.lines import DEAF_AFTER
 
 _UNCLAIMED_FOR = timedelta(seconds=3)
 
@@ -130,16 +130,37 @@ def _nothing_due(counts: Counts, facts: Any) -> Iterator[Holdup]:
 def _nobody_works(connection: Connection, facts: Any) -> Iterator[Holdup]:
     if not roles.is_held(connection, roles.SCHEDULER):
         yield Holdup(what="no-scheduler", sentence="No scheduler is running: start it with `trunkline up`.")
-    if connection.exec_driver_sql(statement("live_nodes"), {"deaf_after": DEAF_AFTER}).first() is None:
-        yield Holdup(
-            what="no-node", sentence="No Asterisk node is up and listened to: `trunkline doctor` says what is wrong."
-        )
+    yield from _nodes(connection)
     if facts.unclaimed:
         yield Holdup(
             what="no-worker",
             sentence=f"{_calls(facts.unclaimed)} granted and taken by no worker: see that workers run, with `trunkline doctor`.",
             count=facts.unclaimed,
         )
+
+
+def _nodes(connection: Connection) -> Iterator[Holdup]:
+    heard = [breaker for breaker in breakers(connection) if breaker.is_heard]
+    if not heard:
+        yield Holdup(
+            what="no-node", sentence="No Asterisk node is up and listened to: `trunkline doctor` says what is wrong."
+        )
+    for breaker in heard:
+        why = f"after {breaker.failures} calls in a row that it did not take, the last one: {breaker.last_failure}"
+        look = "it is tried again by itself, and `trunkline doctor` looks at it"
+        if breaker.state is BreakerState.OPEN and breaker.rests_until:
+            yield Holdup(
+                what="node-resting",
+                sentence=f"Asterisk node {breaker.node} rests until {_time(breaker.rests_until)}, {why}; {look}.",
+                count=breaker.failures,
+                until=breaker.rests_until,
+            )
+        elif breaker.state is BreakerState.HALF_OPEN:
+            yield Holdup(
+                what="node-on-trial",
+                sentence=f"Asterisk node {breaker.node} gets one call at a time, {why}; `trunkline doctor` looks at it.",
+                count=breaker.failures,
+            )
 
 
 def _trunks(connection: Connection, slots: Slots | None, counts: Counts) -> Iterator[Holdup]:
@@ -178,7 +199,7 @@ def _trunks(connection: Connection, slots: Slots | None, counts: Counts) -> Iter
         return
     if most is not None:
         yield from _full(slots, "campaign", counts.campaign_id, most, "The campaign")
-    for node in connection.exec_driver_sql(statement("live_nodes"), {"deaf_after": DEAF_AFTER}).all():
+    for node in live_nodes(connection):
         yield from _full(slots, "node", node.name, node.max_calls, f"Asterisk node {node.name}")
 
 

@@ -6,20 +6,17 @@ campaign runs and the trunk is on, and Asterisk asks for the trunk's rows at the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from uuid import UUID
 
 from sqlalchemy import Connection
 
+from models.nodes import live_nodes
 from models.slots import Scope
 from models.statements import statement
 from scheduler.agent_watch import UNREACHED_LIMIT
 from scheduler.phone_numbers import country_code
-
-DEAF_AFTER = timedelta(seconds=6)
-"""A node whose listener has not been heard of for so long gets no calls."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +55,7 @@ class Lines:
     gateways: Mapping[UUID, Sequence[Gateway]]  #: by trunk, in the order they are tried
     campaigns: Sequence[Campaign]
     nodes: Mapping[str, Scope]
+    nodes_on_trial: Collection[str]  #: each gets one call, then this snapshot is over
     hand_overs: bool  #: some slots wait for the next gateway
     quarantine: bool  #: some calls that may kill their worker are to be made
 
@@ -102,10 +100,7 @@ def load_lines(connection: Connection) -> Lines:
         )
         for row in connection.exec_driver_sql(statement("running_campaigns"), {"unreached_limit": UNREACHED_LIMIT})
     ]
-    nodes = {
-        row.name: Scope(kind="node", id=row.name, limit=row.max_calls)
-        for row in connection.exec_driver_sql(statement("live_nodes"), {"deaf_after": DEAF_AFTER})
-    }
+    nodes = live_nodes(connection)
     hand_overs, quarantine = connection.exec_driver_sql(
         "SELECT EXISTS (SELECT FROM attempts WHERE hands_over),"
         " EXISTS (SELECT FROM calls WHERE rescues >= 2 AND status = 'scheduled')"
@@ -114,7 +109,8 @@ def load_lines(connection: Connection) -> Lines:
         by_number=by_number,
         gateways=gateways,
         campaigns=campaigns,
-        nodes=nodes,
+        nodes={node.name: Scope(kind="node", id=node.name, limit=node.max_calls) for node in nodes},
+        nodes_on_trial=frozenset(node.name for node in nodes if node.on_trial),
         hand_overs=hand_overs,
         quarantine=quarantine,
     )

@@ -19,12 +19,12 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from models.database import open_engine
+from models.nodes import DEAF_AFTER
 from models.repairs import Repair
 from models.settings import Settings
 from models.slots import Away, Slots
 from models.statements import statement
 from models.statuses import OPEN
-from scheduler.lines import DEAF_AFTER
 from scheduler.presence import open_redis
 
 logger = structlog.get_logger(__name__)
@@ -52,6 +52,7 @@ METRICS: Mapping[str, Metric] = {
     ),
     "role_epoch": Metric(says="How often a role has changed hands.", labels=("role",)),
     "node_heard": Metric(says="1 if the Asterisk node is listened to.", labels=("node",)),
+    "node_breaker": Metric(says="1 for the state that the node's breaker is in.", labels=("node", "state")),
     "node_slots": Metric(says="Calls that the node carries at most.", labels=("node",)),
     "trunk_slots": Metric(says="Calls that the trunk carries at most.", labels=("trunk",)),
     "gateway_resting": Metric(says="1 if the gateway rests after failures.", labels=("trunk", "gateway")),

@@ -6,17 +6,21 @@ import redis
 from sqlalchemy import Connection
 
 from models.errors import Unavailable
+from models.nodes import BreakerState, breakers
 from models.settings import Settings
 from models.slots import connect
-from models.statements import statement
-from scheduler.lines import DEAF_AFTER
 
 
 def require_asterisk(connection: Connection) -> None:
-    """Raises `Unavailable` when no node has a live listener: nothing could be dialled."""
-    if connection.exec_driver_sql(statement("live_nodes"), {"deaf_after": DEAF_AFTER}).first() is None:
+    """Raises `Unavailable` when no node has a live listener, or all of them rest: nothing could be dialled."""
+    heard = [breaker for breaker in breakers(connection) if breaker.is_heard]
+    if not heard:
         raise Unavailable(
             "Asterisk: no node is up and listened to; nothing was written; start it with `trunkline up`, or try again in a moment"
+        )
+    if all(breaker.state is BreakerState.OPEN for breaker in heard):
+        raise Unavailable(
+            f"Asterisk: takes no calls ({heard[0].last_failure}); nothing was written; see `trunkline doctor`, or try again in a moment"
         )
 
 

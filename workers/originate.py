@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -18,10 +18,10 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
-from asterisk.ami import TooLate
+from asterisk.ami import TooLate, Unwritable
 from asterisk.marks import mark_family
-from asterisk.pool import AmiError, AmiPool, MaybeSent, Originate, Refused
-from models import contexts, ledger
+from asterisk.pool import Accepted, AmiError, AmiPool, MaybeSent, Originate, Refused
+from models import contexts, ledger, nodes
 from models.agents import DEFAULT_FALLBACK, check_sound, parse_connect
 from models.database import reason
 from models.errors import Invalid
@@ -34,9 +34,6 @@ from models.slots import Away, Slots, pace
 from models.statuses import Status
 
 logger = structlog.get_logger(__name__)
-
-_OF_THE_NODE = ("does not exist", "shutting down")
-"""In Asterisk's word for why it takes no Originate at all: it is booting, or its owner has stopped it gracefully."""
 
 _HELD_UP = timedelta(milliseconds=50)
 """Later than this after its turn nothing is sent: what waited in a frozen process must not leave all at once."""
@@ -97,9 +94,11 @@ class Originator:
             return 0
         results = self._pool.originate_many([(claim.node, order) for claim, order in orders])
         reached(Point.WORKER_SENT, claimed)
-        for (claim, _), result in zip(orders, results, strict=True):
-            if isinstance(result, AmiError):
-                self._not_taken(claim, result)
+        outcomes = [(claim, result) for (claim, _), result in zip(orders, results, strict=True)]
+        self._see_to_failed([(claim, result) for claim, result in outcomes if isinstance(result, AmiError)])
+        self._see_to_ailing(
+            {claim.node for claim, result in outcomes if claim.node_ails and isinstance(result, Accepted)}
+        )
         return sum(not isinstance(result, AmiError) for result in results)
 
     def _turns(self, claims: Sequence[Claim]) -> list[timedelta | None]:
@@ -137,21 +136,61 @@ class Originator:
             spacing=timedelta(microseconds=pace(claim.max_calls_per_second)[0]),
         )
 
-    def _not_taken(self, claim: Claim, error: AmiError) -> None:
-        logger.warning("originate_failed", attempt=str(claim.id), node=claim.node, error=str(error))
-        if isinstance(error, MaybeSent):
-            return  # Asterisk may be dialling: the listener sees it, or looks it up
-        if isinstance(error, TooLate):
-            self._give_back([claim.id], Status.INITIATED, _TURN_PASSED)
+    def _see_to_failed(self, failed: Sequence[tuple[Claim, AmiError]]) -> None:
+        """Gives back what never left, and puts down to a node what it did not take."""
+        by_node: dict[tuple[str, bool, str], list[UUID]] = {}
+        for claim, error in failed:
+            logger.warning("originate_failed", attempt=str(claim.id), node=claim.node, error=str(error))
+            if isinstance(error, TooLate):
+                self._give_back([claim.id], Status.INITIATED, _TURN_PASSED)
+            elif isinstance(error, Unwritable) or (isinstance(error, Refused) and not error.is_nodes):
+                self._give_back(
+                    [claim.id],
+                    Status.INITIATED,
+                    explain(Ending(why=Verdict.REFUSED, error=str(error))),
+                    disposition=Disposition.NOT_PLACED,
+                    delay=ledger.PLACE_AGAIN_AFTER,
+                )
+            else:
+                by_node.setdefault((claim.node, isinstance(error, MaybeSent), str(error)), []).append(claim.id)
+        for (node, maybe_sent, sentence), ids in by_node.items():
+            self._not_taken(node, ids, sentence, maybe_sent=maybe_sent)
+
+    def _not_taken(self, node: str, attempt_ids: Sequence[UUID], error: str, *, maybe_sent: bool) -> None:
+        """One that may have been sent is left alone: Asterisk may be dialling, the listener sees it or looks it up."""
+        withdrawn: list[UUID] = []
+        try:
+            with self._engine.begin() as connection:
+                if not maybe_sent:
+                    has_other = any(other.name != node for other in nodes.live_nodes(connection))
+                    withdrawn = ledger.withdraw(
+                        connection,
+                        attempt_ids,
+                        of={Status.INITIATED},
+                        at=datetime.now(UTC),
+                        explanation=explain(Ending(why=Verdict.BOOTING, error=error)),
+                        delay=timedelta(0) if has_other else ledger.PLACE_AGAIN_AFTER,
+                    )
+                nodes.not_taken(connection, node, attempt_ids, error)
+        except _AWAY as away:
+            logger.warning("not_given_back", attempts=len(attempt_ids), error=_why(away))
             return
-        placed_wrong = isinstance(error, Refused) and not any(sign in error.message for sign in _OF_THE_NODE)
-        self._give_back(
-            [claim.id],
-            Status.INITIATED,
-            explain(Ending(why=Verdict.REFUSED if placed_wrong else Verdict.BOOTING, error=str(error))),
-            disposition=Disposition.NOT_PLACED if placed_wrong else None,
-            delay=ledger.PLACE_AGAIN_AFTER,
-        )
+        if withdrawn:
+            reached(Point.WORKER_GAVE_BACK)
+            self._free(withdrawn)
+
+    def _see_to_ailing(self, taking: Collection[str]) -> None:
+        """Nodes of which something bad was known have taken an Originate; asked only then, so that a call costs nothing by it."""
+        if not taking:
+            return
+        try:
+            with self._engine.begin() as connection:
+                news = nodes.taken(connection, sorted(taking))
+        except _AWAY as error:
+            logger.warning("not_noted", nodes=sorted(taking), error=_why(error))
+            return
+        if news:
+            self._slots.wake()
 
     def _give_back_unclaimed(self, attempt_ids: Sequence[UUID]) -> None:
         """Each with what our own rows say against it."""
@@ -197,10 +236,13 @@ class Originator:
             logger.warning("not_given_back", attempts=len(attempt_ids), error=_why(error))
             return
         reached(Point.WORKER_GAVE_BACK)
+        self._free(withdrawn)
+
+    def _free(self, attempt_ids: Sequence[UUID]) -> None:
         try:
-            self._slots.free(withdrawn)
+            self._slots.free(attempt_ids)
         except Away as error:
-            logger.warning("slots_not_freed", attempts=len(withdrawn), error=str(error))
+            logger.warning("slots_not_freed", attempts=len(attempt_ids), error=str(error))
 
 
 def _why(error: Exception) -> str:

@@ -19,6 +19,7 @@ from deploy.doctor.clock import clock_finding
 from models.database import SERVICES, connect_arguments, database_url, sqlalchemy_url
 from models.errors import TrunklineError
 from models.findings import Finding, ok, unknown, warning, wrong
+from models.nodes import Breaker, BreakerState, breakers
 from models.roles import SCHEDULER, holder, listener_of
 from models.settings import Settings
 from models.statements import statement
@@ -26,7 +27,6 @@ from scheduler import trunk_health
 from scheduler.trunk_health import GatewayHealth
 
 OLDEST_POSTGRES = 15
-DEAF_AFTER = 6.0  # seconds
 LONG_QUEUED = 10.0  # seconds; at 30 the leader withdraws
 PART = "postgres"
 START = "start it with `trunkline up`, or set TRUNKLINE_DATABASE_URL"
@@ -44,7 +44,7 @@ class Ledger:
     gateway_id: UUID | None
     queued: int
     oldest_queued: float | None  #: seconds
-    heard_ago: Mapping[str, float | None]  #: seconds, by node
+    breakers: Mapping[str, Breaker]  #: by node
     holders: Mapping[str, str | None] = field(default_factory=dict)  #: HOST:PID, by role
     gateway_health: Sequence[GatewayHealth] = ()
 
@@ -175,10 +175,7 @@ def _ledger(connection: Connection, settings: Settings) -> Ledger:
         gateway_id=row.gateway_id,
         queued=row.queued,
         oldest_queued=None if row.oldest_queued is None else float(row.oldest_queued),
-        heard_ago={
-            name: None if ago is None else float(ago)
-            for name, ago in connection.exec_driver_sql(statement("doctor_nodes"))
-        },
+        breakers={breaker.node: breaker for breaker in breakers(connection)},
         holders={role: holder(connection, role) for role in roles},
         gateway_health=trunk_health.of_gateways(connection),
     )
@@ -230,8 +227,8 @@ def examine_scheduler(ledger: Ledger | None) -> list[Finding]:
 
 
 def listener_finding(part: str, node: str, ledger: Ledger) -> Finding:
-    ago = ledger.heard_ago.get(node)
-    if ago is not None and ago < DEAF_AFTER:
+    breaker = ledger.breakers.get(node)
+    if breaker and breaker.is_heard:
         return ok(part, f"its listener hears it ({ledger.holders.get(listener_of(node)) or 'since a moment'})")
     if ledger.holders.get(listener_of(node)):
         return wrong(
@@ -244,3 +241,22 @@ def listener_finding(part: str, node: str, ledger: Ledger) -> Finding:
         "no listener runs for it: it gets no calls",
         f"start `trunkline up`, or `trunkline run listener {shlex.quote(node)}`",
     )
+
+
+def breaker_finding(part: str, node: str, ledger: Ledger) -> Finding | None:
+    """What the workers' Originates have shown of it lately; None where no listener has ever heard it."""
+    breaker = ledger.breakers.get(node)
+    if breaker is None:
+        return None
+    if breaker.state is BreakerState.CLOSED and not breaker.failures:
+        return ok(part, "its breaker is closed: it takes calls")
+    why = f"{breaker.failures} calls in a row were not taken, the last one: {breaker.last_failure}"
+    advice = (
+        "mend what the findings about it say, or the network between the workers and it; it is tried again by itself"
+    )
+    if breaker.state is BreakerState.CLOSED:
+        return warning(part, f"its breaker is closed, and {why}", advice)
+    if breaker.state is BreakerState.HALF_OPEN:
+        return warning(part, f"its breaker is half-open, it gets one call at a time: {why}", advice)
+    until = f"{breaker.rests_until:%H:%M:%S} UTC" if breaker.rests_until else "then"
+    return wrong(part, f"its breaker is open, it gets no call until {until}: {why}", advice)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from asterisk.advisories import AS_OF, BRANCH, OLDEST, holes, parsed
 from asterisk.inspection import Access, Inspection, inspect
-from deploy.doctor.ledger import Ledger, listener_finding
+from deploy.doctor.ledger import Ledger, breaker_finding, listener_finding
 from deploy.doctor.reported import Reported
 from models.findings import Finding, ok, unknown, warning, wrong
 from models.settings import Node, Settings
@@ -48,6 +48,9 @@ class _Node:
             yield from Reported(self._settings, self._node, self._ledger, found, self._part).findings()
         if self._ledger:
             yield listener_finding(self._part, self._node.name, self._ledger)
+            breaker = breaker_finding(self._part, self._node.name, self._ledger)
+            if breaker:
+                yield breaker
 
     def _access(self, access: Access, role: str, needs: Mapping[str, str]) -> Iterator[Finding]:
         user = f"the {role}'s AMI user {access.user}"

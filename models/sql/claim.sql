@@ -27,5 +27,5 @@ WITH running AS MATERIALIZED (
   UPDATE calls SET status = 'initiated', updated_at = now() FROM claimed WHERE calls.id = claimed.call_id
 )
 SELECT claimed.id, claimed.trunk_id, claimed.gateway_id, claimed.node, claimed.from_number, claimed.max_calls_per_second,
-       agents.connect, agents.fallback, agents.max_call_seconds
-FROM claimed JOIN agents ON agents.id = claimed.agent_id
+       agents.connect, agents.fallback, agents.max_call_seconds, coalesce(h.failures > 0, false) AS node_ails
+FROM claimed JOIN agents ON agents.id = claimed.agent_id LEFT JOIN node_health h ON h.node = claimed.node

@@ -6,6 +6,10 @@ SELECT 'role_epoch', ARRAY[name], epoch FROM roles
 UNION ALL
 SELECT 'node_heard', ARRAY[name], coalesce(heard_at > now() - %(deaf_after)s::interval, false)::int FROM nodes
 UNION ALL
+SELECT 'node_breaker', ARRAY[n.name, s.state],
+       (s.state = CASE WHEN coalesce(h.rests, 0) = 0 THEN 'closed' WHEN h.rests_until > clock_timestamp() THEN 'open' ELSE 'half-open' END)::int
+FROM nodes n LEFT JOIN node_health h ON h.node = n.name CROSS JOIN unnest(ARRAY['closed', 'open', 'half-open']) AS s (state)
+UNION ALL
 SELECT 'node_slots', ARRAY[name], max_calls FROM nodes
 UNION ALL
 SELECT 'trunk_slots', ARRAY[name, id::text], max_concurrent_calls FROM trunks WHERE is_active

@@ -6,6 +6,7 @@ It runs on a loop in a thread of its own; its methods are for any thread and ret
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -17,6 +18,7 @@ Direction = Literal["sent", "answered"]
 """By our process, or to it."""
 
 _CHUNK, _CHUNKS = 1 << 16, 1000
+_NARROW = 4096  # bytes
 
 
 class Proxy:
@@ -27,8 +29,10 @@ class Proxy:
         self._target = target
         self._pairs: set[_Pair] = set()
         self._server: asyncio.Server | None = None
-        self._passing = asyncio.Event()  # cleared: what is connected stays so, and nothing comes through
-        self._refusing = False
+        # cleared: what is connected stays so, and nothing comes through
+        self._passing: dict[Direction, asyncio.Event] = {"sent": asyncio.Event(), "answered": asyncio.Event()}
+        self._swap: tuple[bytes, bytes] | None = None
+        self._narrow = False
         self._delay = 0.0
         self._overheard: dict[Direction, list[bytes]] = {}
         self._trap: tuple[bytes, Direction, threading.Event] | None = None
@@ -38,7 +42,7 @@ class Proxy:
     def open(cls, portal: BlockingPortal, target: tuple[str, int]) -> Proxy:
         async def make() -> Proxy:
             proxy = cls(portal, target)
-            proxy._passing.set()
+            proxy._pass()
             await proxy._listen()
             return proxy
 
@@ -55,9 +59,22 @@ class Proxy:
         """Breaks every connection, and nobody listens any more."""
         self._portal.call(self._refuse)
 
-    def stall(self) -> None:
-        """Half-open: connections stay, also new ones, and not one byte comes through in either direction."""
-        self._do(self._passing.clear)
+    def stall(self, *directions: Direction) -> None:
+        """Half-open: connections stay, also new ones, and not one byte comes through; in one direction if one is given."""
+
+        def stop() -> None:
+            for direction in directions or self._passing:
+                self._passing[direction].clear()
+
+        self._do(stop)
+
+    def swap(self, old: bytes, new: bytes) -> None:
+        """From now on what our process sends says `new` where it said `old`."""
+        self._do(lambda: setattr(self, "_swap", (old, new)))
+
+    def narrow(self) -> None:
+        """New connections hold next to nothing back: whoever is not read from notices it soon."""
+        self._do(lambda: setattr(self, "_narrow", True))
 
     def strand(self) -> None:
         """What is connected now hears nothing any more and is not told so; new connections are whole. `restore` cuts the old."""
@@ -88,7 +105,12 @@ class Proxy:
     def connections(self) -> int:
         return len(self._pairs)
 
-    def _do(self, what: Callable[[], None]) -> None:
+    @property
+    def ports(self) -> list[int]:
+        """From which the far side sees its connections come."""
+        return [pair.far.get_extra_info("sockname")[1] for pair in list(self._pairs) if pair.far is not None]
+
+    def _do(self, what: Callable[[], object]) -> None:
         async def do() -> None:
             what()
 
@@ -107,16 +129,21 @@ class Proxy:
         self._cut()
 
     async def _restore(self) -> None:
-        self._delay, self._trap, self._overheard = 0.0, None, {}
+        self._delay, self._trap, self._swap, self._narrow = 0.0, None, None, False
+        self._overheard = {}
         for pair in list(self._pairs):
             if not pair.passing.is_set():
                 pair.cut()
-        self._passing.set()
+        self._pass()
         if self._server is None:
             await self._listen()
 
+    def _pass(self) -> None:
+        for passing in self._passing.values():
+            passing.set()
+
     async def _close(self) -> None:
-        self._passing.set()
+        self._pass()
         await self._refuse()
 
     def _strand(self) -> None:
@@ -131,8 +158,8 @@ class Proxy:
         pair = _Pair(writer)
         self._pairs.add(pair)
         try:
-            await self._passing.wait()
-            far_reader, pair.far = await asyncio.open_connection(*self._target)
+            await self._passing["sent"].wait()
+            far_reader, pair.far = await self._connect(writer)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._pump(pair, reader, pair.far, "sent"))
                 group.create_task(self._pump(pair, far_reader, writer, "answered"))
@@ -142,12 +169,23 @@ class Proxy:
             pair.cut()
             self._pairs.discard(pair)
 
+    async def _connect(self, near: asyncio.StreamWriter) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if not self._narrow:
+            return await asyncio.open_connection(*self._target)
+        near.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _NARROW)
+        far = socket.socket()
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _NARROW)
+        far.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)  # by which the far side sizes what it holds back
+        far.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(far, self._target)
+        return await asyncio.open_connection(sock=far, limit=_NARROW)
+
     async def _pump(
         self, pair: _Pair, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: Direction
     ) -> None:
         """Until either side ends; then so does the other."""
         loop = asyncio.get_running_loop()
-        chunks: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_CHUNKS)
+        chunks: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(1 if self._narrow else _CHUNKS)
 
         async def read() -> None:
             with suppress(
@@ -164,8 +202,10 @@ class Proxy:
                 due, data = await chunks.get()
                 if (wait := due - loop.time()) > 0:
                     await asyncio.sleep(wait)
-                await self._passing.wait()
+                await self._passing[direction].wait()
                 await pair.passing.wait()
+                if self._swap and direction == "sent":
+                    data = data.replace(*self._swap)
                 trap = self._trap
                 strikes = trap is not None and trap[1] == direction and trap[0] in data
                 if data and not (strikes and direction == "answered"):

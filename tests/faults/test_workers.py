@@ -19,7 +19,6 @@ from tests.faults.clock import Clock
 from tests.faults.witness import calls_at_the_carrier, check
 from tests.faults.world import Campaign, World
 from tests.integration.system import until
-from workers.app import make_app
 from workers.publish import MOST_A_TASK, Publisher
 
 QUICK = {"86": 20, "80": 20, "04": 10}
@@ -151,7 +150,7 @@ def test_the_same_messages_delivered_at_once_to_two_workers_dial_nobody_twice(wo
     begin(world, campaign)
     until(lambda: len(queued(world, campaign)) == campaign.slots, what="every slot is granted")
     ids = queued(world, campaign)
-    publish = Publisher(make_app(world.settings))
+    publish = Publisher(world.settings)
     for _ in range(times - 1):  # the leader has published them once
         publish_singly(publish, ids)
     for name in workers:

@@ -250,5 +250,6 @@ def nothing_is_held(world: World, campaign: Campaign) -> None:
         "UPDATE attempts SET hold_until = now() WHERE campaign_id = %(c)s AND status = 'unknown' AND hold_until > now()",
         c=campaign.id,
     )
-    scopes = (("trunk", campaign.trunk_id), ("node", "local"), ("campaign", campaign.id))
+    nodes = [("node", row.name) for row in world.rows("SELECT name FROM nodes")]
+    scopes = (("trunk", campaign.trunk_id), ("campaign", campaign.id), *nodes)
     until(lambda: not any(world.slots.in_use(*scope) for scope in scopes), within=60, what="no slot is held")

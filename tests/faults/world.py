@@ -30,6 +30,7 @@ from deploy.carrier import witness
 from deploy.carrier.carrier import Carrier
 from deploy.carrier.people import area_codes, numbers
 from deploy.part import Part, stop
+from deploy.stack import NODE
 from models.points import Point
 from models.settings import Settings
 from tests.faults.armed import gone_on, struck
@@ -148,12 +149,15 @@ class World(System):
             login, _, _ = parts.netloc.rpartition("@")
             return urlunsplit(parts._replace(netloc=f"{login}@127.0.0.1:{proxy.port}"))
 
-        (node,) = behind.nodes
-        ami = self.proxies[name, "ami"] = Proxy.open(self._portal, (node.host, node.port))
+        nodes = []
+        for node in behind.nodes:
+            service = "ami" if node.name == NODE else f"ami-{node.name}"
+            ami = self.proxies[name, service] = Proxy.open(self._portal, (node.host, node.port))
+            nodes.append(replace(node, port=ami.port))
         return {
             "TRUNKLINE_DATABASE_URL": proxied("postgres", behind.database_url.get_secret_value()),
             "TRUNKLINE_REDIS_URL": proxied("redis", behind.redis_url.get_secret_value()),
-            "TRUNKLINE_ASTERISK_NODES": str(replace(node, port=ami.port)),
+            "TRUNKLINE_ASTERISK_NODES": ",".join(map(str, nodes)),
         }
 
     def terminate(self, name: str) -> None:
@@ -234,8 +238,8 @@ class World(System):
         for name in self.extra:
             self.stop(name)
             del self.processes[name], self.parts[name]
-            for service in SERVICES:
-                self.proxies.pop((name, service)).close()
+            for key in [key for key in self.proxies if key[0] == name]:
+                self.proxies.pop(key).close()
         self.extra.clear()
         for carrier in self.carriers:
             carrier.stop()
@@ -244,10 +248,11 @@ class World(System):
             if process.poll() is not None:
                 self.start(name)
         until(
-            lambda: self.value("SELECT count(*) FROM nodes WHERE heard_at > now() - interval '4 s'"),
+            lambda: self.value("SELECT bool_and(coalesce(heard_at > now() - interval '4 s', false)) FROM nodes"),
             within=60,
-            what="a node is heard",
+            what="every node is heard",
         )
+        self.run("DELETE FROM node_health")
         for path in self._armoury.glob("*/*.go"):
             path.unlink()
 

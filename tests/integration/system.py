@@ -43,7 +43,12 @@ exten => say,1,Log(NOTICE,${UNIQUEID} says ${URIENCODE(${CALL_NAME})} ${URIENCOD
  same => n,Hangup()
 exten => stay,1,Playback(demo-congrats)
  same => n,Hangup()
-"""
+exten => flood,1,Set(left=500)
+ same => n(more),UserEvent(Doctor,pad: PAD)
+ same => n,Set(left=$[${left} - 1])
+ same => n,GotoIf($[${left} > 0]?more)
+ same => n,Hangup()
+""".replace("PAD", "x" * 900)
 """What a user's own dialplan may look like."""
 
 USERNAME, PASSWORD = "trunkline-test", "a;b^c secret"  # as awkward as realtime can be given

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from deploy.doctor.broker import examine_redis
 from deploy.doctor.examination import examine
-from deploy.doctor.ledger import examine_postgres
+from deploy.doctor.ledger import breaker_finding, examine_postgres
 from deploy.doctor.nodes import examine_node, slots_finding
 from deploy.embedded.valkey import Valkey
 from deploy.part import free_port
@@ -272,3 +272,25 @@ def test_a_pooler_in_between_is_said(database: Database) -> None:
     with pooled(database.owner_url) as url:
         settings = database.settings.model_copy(update={"database_url": SecretStr(url)})
         said(examine_postgres(settings)[0], Verdict.WRONG, "a pooler answers in its place")
+
+
+@pytest.mark.parametrize(
+    ("known", "verdict", "words"),
+    [
+        ("2, 0, NULL", Verdict.WARNING, "closed, and 2 calls in a row were not taken, the last one: no password"),
+        ("7, 1, '2099-01-02 03:04:05Z'", Verdict.WRONG, "open, it gets no call until 03:04:05 UTC: 7 calls in a row"),
+        ("7, 1, now()", Verdict.WARNING, "half-open, it gets one call at a time: 7 calls in a row"),
+    ],
+)
+def test_the_breaker_of_each_node_is_said(database: Database, known: str, verdict: Verdict, words: str) -> None:
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO nodes (name, max_calls) VALUES ('n1', 10)")
+        connection.exec_driver_sql(
+            "INSERT INTO node_health (node, last_failure, failures, rests, rests_until)"
+            f" VALUES ('n1', 'no password', {known})"
+        )
+    _, ledger = examine_postgres(database.settings)
+    assert ledger is not None
+    finding = breaker_finding("asterisk n1", "n1", ledger)
+    assert finding is not None
+    said([finding], verdict, words)

@@ -111,6 +111,18 @@ def test_nothing_holds_back_a_campaign_that_nothing_holds_back(world: World) -> 
             "gateway-on-trial",
             ["127.0.0.1:5080", "one call at a time"],
         ),
+        (
+            "INSERT INTO node_health (node, failures, last_failure, rests, rests_until)"
+            " VALUES ('n1', 7, 'AMI user refused', 1, '2099-01-02 03:04:05Z')",
+            "node-resting",
+            ["n1", "7 calls", "AMI user refused", "2099-01-02 03:04:05 UTC", "by itself", "doctor"],
+        ),
+        (
+            "INSERT INTO node_health (node, failures, last_failure, rests, rests_until)"
+            " VALUES ('n1', 7, 'AMI user refused', 1, now())",
+            "node-on-trial",
+            ["n1", "one call at a time", "AMI user refused", "doctor"],
+        ),
     ],
 )
 def test_each_reason_is_named(world: World, change: str, what: str, words: list[str]) -> None:

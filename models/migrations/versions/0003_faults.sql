@@ -4,6 +4,7 @@
 CREATE TABLE node_health (
   node             text PRIMARY KEY REFERENCES nodes ON DELETE CASCADE,
   failures         integer NOT NULL DEFAULT 0,  -- Originates in a row that the node did not take
+  failing_since    timestamptz,                 -- the first of those
   last_failure     text,                        -- a sentence, as AMI's client says it
   last_failure_at  timestamptz,
   rests            integer NOT NULL DEFAULT 0,  -- in a row: each is longer than the one before

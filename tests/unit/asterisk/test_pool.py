@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,6 +11,7 @@ from uuid import UUID
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from asterisk.ami import Unwritable
 from asterisk.connection import LoginRefused, MaybeSent, NeverSent, Refused, Timings
 from asterisk.pool import Accepted, AmiPool, Originate
 from models.settings import Login, Node
@@ -162,7 +164,7 @@ def test_what_is_not_safe_on_the_line_is_never_sent(
     changes: dict[str, Any], pool: AmiPool, server: ScriptedAmi
 ) -> None:
     bad, good = pool.originate_many([("a", an_order(1, **changes)), ("a", an_order(2))])
-    assert isinstance(bad, NeverSent)
+    assert isinstance(bad, Unwritable), "not the node's fault"
     assert good == Accepted(attempt_id=attempt(2))
     assert "30123456" not in str(bad)
     assert [action.get("ActionID") for action in server.actions("Originate")] == [str(attempt(2))]
@@ -185,6 +187,19 @@ def test_orders_are_sent_at_the_same_time_and_answered_in_their_order(pool: AmiP
     results = pool.originate_many([("a", an_order(n)) for n in range(20)])
     assert [type(result) for result in results] == [Accepted, Refused] * 10
     assert results[::2] == [Accepted(attempt_id=attempt(n)) for n in range(0, 20, 2)]
+
+
+@pytest.mark.parametrize(
+    ("message", "nodes"),
+    [("Extension does not exist.", True), ("Permission denied", True), ("Channel not specified", False)],
+)
+def test_what_would_be_refused_of_any_call_is_told_from_what_is_the_calls_own(
+    pool: AmiPool, server: ScriptedAmi, message: str, nodes: bool
+) -> None:
+    server.replies["originate"] = refuse(message)
+    (result,) = pool.originate_many([("a", an_order())])
+    assert isinstance(result, Refused)
+    assert result.is_nodes is nodes
 
 
 def test_each_order_goes_to_its_node_and_a_node_that_is_not_up_hurts_no_other(server: ScriptedAmi) -> None:
@@ -213,6 +228,44 @@ def test_an_originate_without_an_answer_is_maybe_sent_at_its_deadline(server: Sc
         pool.wait_up("a", LONG)
         (result,) = pool.originate_many([("a", an_order())])
     assert isinstance(result, MaybeSent)
+
+
+@pytest.fixture
+def hanging(pool: AmiPool, server: ScriptedAmi, loop: BlockingPortal, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A link that has answered nothing for too long; called, it answers. What became of one that was to go out then comes first."""
+    monkeypatch.setattr("asterisk.pool._HANGS_AFTER", 0.05)
+    server.replies["originate"] = silent
+    pool.wait_up("a", LONG)
+    line = {"line": "trunk", "spacing": timedelta(milliseconds=300)}
+    with ThreadPoolExecutor(1) as thread:
+        first = thread.submit(pool.originate_many, [("a", an_order(1, **line))])
+        loop.call(server.got, "Originate")
+        second = pool.originate_many([("a", an_order(2, send_at=time.monotonic() + 0.1))])
+
+        def answer() -> None:
+            del server.replies["originate"]
+            loop.call(accept, server.peer, server.actions("Originate")[0])
+            assert first.result() == [Accepted(attempt_id=attempt(1))]
+
+        yield second, answer
+
+
+def test_nothing_more_is_written_to_a_link_that_answers_nothing(hanging: Any, server: ScriptedAmi) -> None:
+    [second], answer = hanging
+    answer()
+    assert type(second) is NeverSent
+    assert "answered nothing" in str(second)
+    assert len(server.actions("Originate")) == 1
+
+
+def test_what_was_answered_late_pushes_back_those_behind_it_in_its_line(hanging: Any, pool: AmiPool) -> None:
+    """It may have reached Asterisk only with its answer: the calls a second are counted from then on."""
+    _, answer = hanging
+    answer()
+    answered = time.monotonic()
+    behind = an_order(3, line="trunk", spacing=timedelta(milliseconds=300))
+    assert pool.originate_many([("a", behind)]) == [Accepted(attempt_id=attempt(3))]
+    assert time.monotonic() - answered > 0.25
 
 
 def test_a_fault_in_one_order_does_not_hide_what_became_of_the_others(pool: AmiPool) -> None:

@@ -147,6 +147,7 @@ SAYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "number-unregistered": (("not registered",), ("number add",)),
     "trunk-is-off": (("switched off",), ("trunk enable",)),
     "no-node": (("no Asterisk is heard",), ("trunkline up", "doctor")),
+    "nodes-rest": (("takes no calls", "left alone"), ("doctor", "by itself")),
     "agent-down": (("agent is down", "paused itself"), ("campaign resume",)),
     "slot": (("turn",), ("scheduler", "trunkline doctor")),
     "slot/campaign": (("turn",), ("trunkline explain spring",)),
