@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -51,12 +52,14 @@ def check(
     within: float = 120.0,
     asterisk_died: bool = False,
     carrier_died: bool = False,
+    asterisk_froze: bool = False,
 ) -> None:
     """Waits until the campaign is over, and fails on whatever must never be.
 
     `unknown`: some calls may have ended so. `attempts_a_call`: how often the carrier may see one person (the gateways of its
     trunk); at most once at a time in any case. `asterisk_died`: no end of its calls reached the carrier. `carrier_died`, or
-    stood still: its log has no end, or a late beginning, of what it did not see.
+    stood still: its log has no end, or a late beginning, of what it did not see. `asterisk_froze`: it may have given up
+    a call whose answer it had not read yet.
     """
     until(lambda: world.campaign(campaign.name)["status"] in {"completed", "stopped"}, within=within, what="it is over")
     every_call_is_final(world, campaign, unknown=unknown)
@@ -68,7 +71,7 @@ def check(
     nobody_was_called_twice(world, campaign, attempts_a_call, asterisk_died=in_trouble)
     no_limit_was_passed(world, campaign, asterisk_died=in_trouble)
     if not in_trouble:
-        both_tell_the_same(world, campaign)
+        both_tell_the_same(world, campaign, asterisk_froze=asterisk_froze)
     every_transition_is_legal(world, campaign)
     nothing_is_held(world, campaign)
 
@@ -141,9 +144,15 @@ def no_limit_was_passed(world: World, campaign: Campaign, *, asterisk_died: bool
     assert witness.peak_a_second(calls) <= rate + 1 + round(rate * SIPP_IS_LATE)
 
 
-def both_tell_the_same(world: World, campaign: Campaign) -> None:
+def both_tell_the_same(world: World, campaign: Campaign, *, asterisk_froze: bool = False) -> None:
     attempts = dialled(world, campaign)
-    tell_the_same(paired(calls_at_the_carrier(world, campaign), attempts), attempts)
+    pairs = paired(calls_at_the_carrier(world, campaign), attempts)
+    if asterisk_froze:
+        patience = world.settings.ring_timeout.total_seconds() + 1
+        given_up = {a.id for call, a in pairs if (call.ended_at or math.inf) - call.invited_at > patience}
+        pairs = [(call, a) for call, a in pairs if a.status != Status.NO_ANSWER or a.id not in given_up]
+        attempts = [a for a in attempts if a.id not in given_up]
+    tell_the_same(pairs, attempts)
 
 
 def dialled(world: World, campaign: Campaign) -> list[Dialled]:
