@@ -84,6 +84,7 @@ class _Term:
             while not stop.is_set():
                 try:
                     if not rebuilt:
+                        self._led_at = time.monotonic()
                         self._house.rebuild(self._leader_slots)
                         rebuilt = True
                         stop.wait(CANCEL_LINGERS.total_seconds())  # what ended just now may be up for so long

@@ -119,6 +119,31 @@ def test_the_ledger_is_kept_while_redis_does_not_answer(database: Database, rows
         thread.join(30)
 
 
+def test_what_is_queued_is_published_at_once_by_a_leader_that_redis_was_away_from_for_long(
+    database: Database, rows: Rows, valkey: Valkey, portal: BlockingPortal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler.leader.LOST_AFTER_MS", 1500)
+    proxy = Proxy.open(portal, ("127.0.0.1", valkey.port))
+    proxy.refuse()
+    attempts = rows.grant(rows.campaign(1))
+    published: list[UUID] = []
+    stop_leading = threading.Event()
+    url = valkey.url.replace(f":{valkey.port}/", f":{proxy.port}/")
+    leader = Leader(database.settings, url, published.extend)
+    thread = threading.Thread(target=leader.run, args=(stop_leading,))
+    thread.start()
+    try:
+        until(lambda: rows.value("SELECT count(*) FROM roles WHERE name = 'trunkline-scheduler'") == 1)
+        time.sleep(2)  # longer than a role is kept for one who is silent; this one has kept house all the while
+        proxy.restore()
+        until(lambda: rows.value("SELECT count(*) FROM repairs WHERE what = 'task-published-again'") == 1)
+        until(lambda: published == attempts, within=2)  # the sweep would take five seconds
+    finally:
+        stop_leading.set()
+        thread.join(30)
+        proxy.close()
+
+
 def test_asterisks_old_rows_are_forgotten_in_steps(database: Database, rows: Rows, valkey: Valkey) -> None:
     with psycopg.connect(database.owner_url, autocommit=True) as owner:
         owner.execute(
