@@ -356,7 +356,9 @@ def _take_back_calls(connection: Connection, seen: Sequence[Attempt], current: M
     newer = [current[row.call_id] for row in seen if current[row.call_id] != row.id]
     queued = connection.exec_driver_sql(statement("lock_queued_attempts"), {"ids": newer}).scalars().all()
     withdrawn = [
-        replace(row, status=Status.WITHDRAWN, explanation=explain(Ending(why=Verdict.OVERTAKEN)))
+        replace(
+            row, status=Status.WITHDRAWN, explanation=explain(Ending(why=Verdict.OVERTAKEN)), ended_at=now(connection)
+        )
         for row in lock_attempts(connection, queued).values()
     ]
     write(connection, [Change(attempt=row, follow=False) for row in withdrawn])
@@ -380,18 +382,20 @@ def withdraw(
     attempt_ids: Iterable[UUID],
     *,
     of: Collection[Status],
-    at: datetime,
     explanation: str,
     disposition: Disposition | None = None,
     delay: timedelta = timedelta(0),
-    second_look_at: datetime | None = None,
+    second_look_after: timedelta | None = None,
 ) -> list[UUID]:
     """Closes the gate on attempts that are still in one of the statuses `of`; returns their ids.
 
     Their calls go back to `scheduled` (`canceled` by that disposition), due after `delay`; or, with
-    `second_look_at`, stay as they are until `give_back`.
+    `second_look_after`, stay as they are until `give_back`.
     """
     rows = [row for row in lock_attempts(connection, attempt_ids).values() if row.status in of]
+    if not rows:
+        return []
+    at = now(connection)
     write(
         connection,
         [
@@ -402,9 +406,9 @@ def withdraw(
                     disposition=disposition.value if disposition else None,
                     explanation=explanation,
                     ended_at=at,
-                    hold_until=second_look_at,
+                    hold_until=None if second_look_after is None else at + second_look_after,
                 ),
-                follow=second_look_at is None,
+                follow=second_look_after is None,
                 delay=delay,
             )
             for row in rows

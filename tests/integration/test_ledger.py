@@ -110,7 +110,7 @@ def test_a_claim_is_refused_once_the_ground_for_it_is_gone(rows: Rows, change: s
 
 def test_what_was_withdrawn_cannot_be_claimed_though_its_call_has_not_been_given_back(rows: Rows) -> None:
     (attempt,) = rows.grant(rows.campaign(1))
-    withdraw(rows, [attempt], Status.QUEUED, second_look_at=datetime.now(UTC))
+    withdraw(rows, [attempt], Status.QUEUED, second_look_after=timedelta(0))
     assert rows.call_of(attempt).status == "queued"
     assert rows.claim([attempt]) == []
 
@@ -183,7 +183,6 @@ def withdraw(rows: Rows, ids: Sequence[UUID], *of: Status, **more: object) -> li
             connection,
             ids,
             of=set(of),
-            at=datetime.now(UTC),
             explanation="a test",
             **more,  # type: ignore[arg-type]
         )
@@ -219,7 +218,7 @@ def pending(rows: Rows) -> UUID:
     """An attempt that was claimed and withdrawn, whose verdict awaits its second look."""
     (attempt,) = rows.grant(rows.campaign(1))
     rows.claim([attempt])
-    withdraw(rows, [attempt], Status.INITIATED, second_look_at=datetime.now(UTC))
+    withdraw(rows, [attempt], Status.INITIATED, second_look_after=timedelta(0))
     return attempt
 
 
@@ -385,6 +384,7 @@ def test_late_evidence_of_an_end_takes_the_call_back_too(rows: Rows) -> None:
     _, old, newer = revived(rows)
     assert set(rows.record(ended(old, 17, 486))) == {old, newer}
     assert (rows.call_of(old).status, rows.attempt(newer).status) == ("busy", "withdrawn")
+    assert rows.attempt(newer).ended_at, "the audit frees what ended, should its slot not have been freed"
 
 
 def test_late_evidence_leaves_a_newer_attempt_that_has_left_and_its_call_alone(rows: Rows) -> None:
