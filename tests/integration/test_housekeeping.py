@@ -270,7 +270,7 @@ def test_what_was_put_right_is_counted(database: Database, rows: Rows, valkey: V
 def test_the_audit_frees_a_young_lease_whose_attempt_has_ended_and_leaves_one_that_is_just_being_freed(
     database: Database, rows: Rows, valkey: Valkey
 ) -> None:
-    _ended, just_ended, hands_over, looked_at = rows.grant(rows.campaign(4))
+    _ended, just_ended, hands_over, looked_at, decided_on = rows.grant(rows.campaign(5))
     with leading(database, valkey) as it:
         it.house.rebuild(it.leader_slots)
         with rows.engine.begin() as connection:
@@ -282,10 +282,11 @@ def test_the_audit_frees_a_young_lease_whose_attempt_has_ended_and_leaves_one_th
             )
             connection.exec_driver_sql("UPDATE attempts SET hands_over = true WHERE id = %(id)s", {"id": hands_over})
             connection.exec_driver_sql("UPDATE attempts SET hold_until = now() WHERE id = %(id)s", {"id": looked_at})
+            connection.exec_driver_sql("UPDATE attempts SET status = 'unknown' WHERE id = %(id)s", {"id": decided_on})
         it.audit()
         left = {just_ended, hands_over, looked_at}
         until(lambda: it.leader_slots.take([], []) is not None and it.holding(rows.trunk) == left, what="it is freed")
-    assert repairs(rows)["lease-freed"] == 1
+    assert repairs(rows)["lease-freed"] == 2
 
 
 def test_a_rate_is_suspect_when_a_call_was_sent_just_now_that_was_granted_long_ago(
