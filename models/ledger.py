@@ -1,8 +1,8 @@
 """Every write to an attempt or a call, each conditional on what it replaces.
 
 The functions take a connection inside a transaction of the caller's, who commits before anything is
-published, sent or freed. Several attempts are always locked in the order of their ids, calls after
-them, campaigns before them, so that writers queue and never deadlock.
+published, sent or freed. Writers lock campaigns, then attempts, then calls, then the health of gateways, of nodes and of
+agents, then `repairs`; of each kind all that they need at once, in the order of their ids. So they queue and never deadlock.
 """
 
 from __future__ import annotations

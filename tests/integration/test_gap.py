@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -542,6 +543,29 @@ def test_a_call_that_is_up_for_longer_than_any_can_be_is_looked_up(rows: Rows, l
     cel(attempt, "HANGUP", 16)
     assert [row.id for row in look.reconciler.overdue()] == [attempt]
     assert rows.attempt(attempt).status == "completed"
+
+
+@pytest.mark.parametrize("which", ["after the gap", "the second look"])
+def test_a_look_that_waits_for_an_attempt_keeps_nobody_from_what_is_locked_after_attempts(
+    rows: Rows, look: Look, cel: Any, which: str
+) -> None:
+    failed, other = claimed(rows, ago=OLD), claimed(rows, ago=OLD)
+    rows.run("INSERT INTO gateway_health (gateway_id) VALUES (%(id)s)", id=rows.gateway)
+    do = look.after_gap
+    if which == "the second look":
+        look.after_gap()
+        rows.run("UPDATE attempts SET hold_until = now() WHERE hold_until IS NOT NULL")
+        do = look.reconciler.second_looks  # type: ignore[assignment]
+    cel(failed, "CHAN_START")
+    cel(failed, "HANGUP", 34)
+    with ThreadPoolExecutor() as executor:
+        with rows.engine.begin() as writer:
+            writer.exec_driver_sql("SELECT FROM attempts WHERE id = %(id)s FOR UPDATE", {"id": other})
+            looking = executor.submit(do)
+            until(lambda: rows.value("SELECT count(*) FROM pg_locks WHERE NOT granted"), what="it waits")
+            writer.exec_driver_sql("SELECT FROM gateway_health FOR UPDATE NOWAIT")
+        looking.result(30)
+    assert rows.attempt(failed).disposition == "congestion"
 
 
 def test_every_verdict_and_every_verdict_that_was_overturned_is_counted(rows: Rows, look: Look) -> None:
