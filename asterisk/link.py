@@ -69,14 +69,6 @@ class Link:
         self._inbox.put(event)
         return True
 
-    @property
-    def is_up(self) -> bool:
-        return self._connection.is_up
-
-    @property
-    def last_error(self) -> str | None:
-        return str(self._connection.last_error) if self._connection.last_error else None
-
     def take(self, *, at_most: int, wait: timedelta) -> list[AmiMessage | Up | Down]:
         """What was heard, in order: as soon as there is something, or nothing after `wait`."""
         taken: list[AmiMessage | Up | Down] = []
