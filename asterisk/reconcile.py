@@ -157,8 +157,8 @@ class Reconciler:
             )
         reached(Point.LISTENER_JUDGED)
         over = recorded.over
-        if missing or over:
-            logger.info("looked_up", node=self._node, attempts=len(ids), live=len(found.live), missing=len(missing))
+        if verdicts or over:
+            logger.info("looked_up", node=self._node, attempts=len(ids), over=len(over), judged=len(verdicts))
         return list(over)
 
     def _verdict(self, row: Attempt, found: _Found, started_at: datetime | None, now: datetime) -> ledger.Change:
