@@ -280,6 +280,9 @@ def record(connection: Connection, sightings: Iterable[Sighting], *, timer_b: ti
         over += _take_back_calls(connection, overturned, {row.id: row.current_attempt_id for row in locked})
     handing_over = _can_hand_over(connection, undelivered)
     explained = _explained(connection, changes, rows)
+    if {Sign.LIVES, Sign.FAILED} <= {change.sign for change in changes}:
+        signed = [change.attempt.id for change in changes if change.sign]
+        connection.exec_driver_sql(statement("lock_health"), {"ids": signed})
     write(connection, [replace(change, hands_over=change.attempt.id in handing_over) for change in explained])
     rests = _count_failures(connection, [change.attempt.id for change in changes if change.sign is Sign.FAILED])
     if met:

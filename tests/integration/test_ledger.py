@@ -422,6 +422,30 @@ def test_a_lost_attempt_takes_a_late_end_and_its_call_with_it(rows: Rows) -> Non
     assert (rows.call_of(attempt).status, rows.call_of(attempt).disposition) == ("completed", "answered")
 
 
+def test_a_batch_of_gateways_that_live_and_that_failed_locks_them_in_the_order_of_their_ids(rows: Rows) -> None:
+    failed, lives = rows.grant(rows.campaign(2))
+    rows.claim([failed, lives])
+    first, last = UUID(int=1), UUID(int=2**128 - 1)
+    for gateway, attempt in ((first, failed), (last, lives)):
+        rows.run(
+            "INSERT INTO trunk_gateways (id, trunk_id, gateway_address, port, priority)"
+            " VALUES (%(id)s, %(trunk)s, %(id)s, 5060, 9)",
+            id=gateway,
+            trunk=rows.trunk,
+        )
+        rows.run("INSERT INTO gateway_health (gateway_id, failures) VALUES (%(id)s, 1)", id=gateway)
+        rows.run("UPDATE attempts SET gateway_id = %(g)s WHERE id = %(id)s", g=gateway, id=attempt)
+    lock = "SELECT FROM gateway_health WHERE gateway_id = %(id)s FOR UPDATE"
+    with ThreadPoolExecutor() as pool:
+        with holding(rows.engine, lock, id=first) as other:
+            written = pool.submit(rows.record, ended(failed, 34, 503), saw(lives, Sight.RINGING))
+            until(lambda: waiting_for_a_lock(rows), what="the batch waits for the first gateway")
+            other.exec_driver_sql(lock + " NOWAIT", {"id": last})
+        written.result(30)
+    health = {row.gateway_id: row.failures for row in rows.all("SELECT gateway_id, failures FROM gateway_health")}
+    assert health == {first: 2, last: 0}
+
+
 # --- everything at once ---------------------------------------------------------------------------
 
 
