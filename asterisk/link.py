@@ -6,7 +6,9 @@ link is ended: what was missed is then a gap that is looked up, instead of memor
 
 from __future__ import annotations
 
+import asyncio
 import queue
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -99,10 +101,25 @@ class Link:
         """Asterisk's own, such as `22.10.1`."""
         return self._portal.call(self._connection.action, "CoreSettings", {}).get("AsteriskVersion")
 
-    def has_mark(self, family: str, attempt_id: UUID) -> bool:
-        """Whether Asterisk's own database says that it made a channel for the attempt."""
+    def marked(self, marks: Mapping[UUID, str]) -> set[UUID]:
+        """For which of these attempts, each with the family of its mark, Asterisk's own database says that it made a channel.
+
+        All are asked for at once: one after the other they could take longer than one answer may.
+        """
+        return self._portal.call(self._marked, marks)
+
+    async def _marked(self, marks: Mapping[UUID, str]) -> set[UUID]:
+        found = await asyncio.gather(
+            *(self._has_mark(family, attempt_id) for attempt_id, family in marks.items()), return_exceptions=True
+        )
+        for answer in found:
+            if isinstance(answer, BaseException):
+                raise answer
+        return {attempt_id for attempt_id, is_there in zip(marks, found, strict=True) if is_there}
+
+    async def _has_mark(self, family: str, attempt_id: UUID) -> bool:
         try:
-            self._portal.call(self._connection.collect, "DBGet", {"Family": family, "Key": str(attempt_id)})
+            await self._connection.collect("DBGet", {"Family": family, "Key": str(attempt_id)})
         except Refused as refusal:
             if refusal.message != "Database entry not found":
                 raise

@@ -234,9 +234,8 @@ class Reconciler:
         sightings += from_cel
         made = {sighting.attempt_id for sighting in from_cel}
         ended = {sighting.attempt_id for sighting in from_cel if sighting.sight is Sight.ENDED}
-        for id in ids:
-            if id not in channels and id not in made and self._link.has_mark(mark_family(id), id):
-                made.add(id)
+        unseen = {id: mark_family(id) for id in ids if id not in channels and id not in made}
+        made |= self._link.marked(unseen) if unseen else set()
         return _Found(
             sightings=sightings, live=frozenset(channels) - ended, ended=frozenset(ended), made=frozenset(made)
         )

@@ -36,12 +36,12 @@ def test_asterisk_forgets_the_marks_of_hours_that_nobody_looks_up_any_more(syste
         assert link.take(at_most=1, wait=timedelta(seconds=10)) == [Up()]
         for attempt in (old, kept):
             portal.call(mark, node, attempt)
-            until(lambda attempt=attempt: link.has_mark(mark_family(attempt), attempt))  # type: ignore[misc]
+            until(lambda attempt=attempt: link.marked({attempt: mark_family(attempt)}))  # type: ignore[misc]
         system.run("UPDATE nodes SET marks_forgotten_to = %(at)s", at=week_ago - 2 * hour)
         with listener_dead(system):
             pass
-        until(lambda: not link.has_mark(mark_family(old), old))
-        assert link.has_mark(mark_family(kept), kept)
+        until(lambda: not link.marked({old: mark_family(old)}))
+        assert link.marked({old: mark_family(old), kept: mark_family(kept)}) == {kept}
     until(lambda: system.value("SELECT marks_forgotten_to FROM nodes") >= week_ago - hour)
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from uuid import UUID
 
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from asterisk.connection import AmiMessage, MaybeSent
+from asterisk.connection import AmiMessage, MaybeSent, Refused
 from asterisk.link import Down, Link, Up
 from models.roles import LOST_AFTER_MS
 from models.settings import Login, Node
-from tests.unit.asterisk.scripted_ami import BOUND, ScriptedAmi, silent
+from tests.unit.asterisk.scripted_ami import BOUND, Peer, Received, ScriptedAmi, refuse, rows, silent
 
+NONE = "Database entry not found"
 LISTENER = Login(username="listener", secret="plugh-secret")
 
 
@@ -66,3 +69,23 @@ def test_an_asterisk_that_answers_nothing_is_given_up_before_the_role_is_lost_by
         with pytest.raises(MaybeSent):
             link.channels()
         assert time.monotonic() - began < LOST_AFTER_MS / 1000 - 1
+
+
+def test_many_marks_take_no_longer_than_one(server: ScriptedAmi) -> None:
+    there, gone = [UUID(int=n) for n in range(20)], [UUID(int=n) for n in range(20, 40)]
+    one = 0.5
+
+    def late(peer: Peer, action: Received) -> None:
+        found = UUID(action.get("Key")) in there
+        answer = rows("DBGetResponse", [["Val: 1"]], complete="DBGetComplete") if found else refuse(NONE)
+        asyncio.get_running_loop().call_later(one, answer, peer, action)
+
+    server.replies["dbget"] = late
+    with listening(server) as link:
+        assert take(link) == Up()
+        began = time.monotonic()
+        assert link.marked(dict.fromkeys([*there, *gone], "att2026050412")) == set(there)
+        assert time.monotonic() - began < 8 * one
+        server.replies["dbget"] = refuse("Permission denied")
+        with pytest.raises(Refused):
+            link.marked({gone[0]: "att2026050412"})
