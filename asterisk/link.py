@@ -6,7 +6,9 @@ link is ended: what was missed is then a gap that is looked up, instead of memor
 
 from __future__ import annotations
 
+import asyncio
 import queue
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,11 +17,14 @@ from uuid import UUID
 
 from anyio.from_thread import start_blocking_portal
 
-from asterisk.connection import AmiConnection, AmiMessage, Refused
+from asterisk.connection import AmiConnection, AmiMessage, Refused, Timings
 from models.settings import Node
 
 MOST_WAITING = 20_000
 """Events; an answered call makes about eight."""
+
+_ASKING = Timings(action=timedelta(seconds=4))
+"""Who asks holds a role, which is lost in 6 s of saying nothing to Postgres."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,7 @@ class Link:
             on_event=self._heard,
             on_up=lambda: self._inbox.put(Up()),
             on_down=lambda reason: self._inbox.put(Down(reason)),
+            timings=_ASKING,
         )
         self._stack.callback(self._portal.call, self._connection.stop)
         self._portal.call(self._connection.start)
@@ -64,14 +70,6 @@ class Link:
             return False
         self._inbox.put(event)
         return True
-
-    @property
-    def is_up(self) -> bool:
-        return self._connection.is_up
-
-    @property
-    def last_error(self) -> str | None:
-        return str(self._connection.last_error) if self._connection.last_error else None
 
     def take(self, *, at_most: int, wait: timedelta) -> list[AmiMessage | Up | Down]:
         """What was heard, in order: as soon as there is something, or nothing after `wait`."""
@@ -103,10 +101,25 @@ class Link:
         """Asterisk's own, such as `22.10.1`."""
         return self._portal.call(self._connection.action, "CoreSettings", {}).get("AsteriskVersion")
 
-    def has_mark(self, family: str, attempt_id: UUID) -> bool:
-        """Whether Asterisk's own database says that it made a channel for the attempt."""
+    def marked(self, marks: Mapping[UUID, str]) -> set[UUID]:
+        """For which of these attempts, each with the family of its mark, Asterisk's own database says that it made a channel.
+
+        All are asked for at once: one after the other they could take longer than one answer may.
+        """
+        return self._portal.call(self._marked, marks)
+
+    async def _marked(self, marks: Mapping[UUID, str]) -> set[UUID]:
+        found = await asyncio.gather(
+            *(self._has_mark(family, attempt_id) for attempt_id, family in marks.items()), return_exceptions=True
+        )
+        for answer in found:
+            if isinstance(answer, BaseException):
+                raise answer
+        return {attempt_id for attempt_id, is_there in zip(marks, found, strict=True) if is_there}
+
+    async def _has_mark(self, family: str, attempt_id: UUID) -> bool:
         try:
-            self._portal.call(self._connection.collect, "DBGet", {"Family": family, "Key": str(attempt_id)})
+            await self._connection.collect("DBGet", {"Family": family, "Key": str(attempt_id)})
         except Refused as refusal:
             if refusal.message != "Database entry not found":
                 raise

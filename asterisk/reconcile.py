@@ -131,16 +131,20 @@ class Reconciler:
         self._catch_up()
         reached(Point.LISTENER_LOOKED)
         with self._connection.begin():
+            ledger.lock_attempts(self._connection, ids)  # all, before what locks behind some of them
             recorded = ledger.record(self._connection, found.sightings, timer_b=self._settings.timer_b)
+            now = ledger.now(self._connection)
             started_at = self._connection.exec_driver_sql(
                 "SELECT started_at FROM nodes WHERE name = %(node)s", {"node": self._node}
             ).scalar()
             missing = {id for id in ids if id not in found.live and id not in found.ended}
             rows = ledger.lock_attempts(self._connection, ids).values()
             verdicts = [
-                self._verdict(row, found, started_at) for row in rows if row.id in missing and row.status in DIALABLE
+                self._verdict(row, found, started_at, now)
+                for row in rows
+                if row.id in missing and row.status in DIALABLE
             ]
-            held = [self._held(row) for row in rows if row.id in found.live and row.status is Status.UNKNOWN]
+            held = [self._held(row, now) for row in rows if row.id in found.live and row.status is Status.UNKNOWN]
             ledger.write(self._connection, [*verdicts, *held])
             statuses = Counter(verdict.attempt.status for verdict in verdicts)
             repairs.count(
@@ -153,13 +157,12 @@ class Reconciler:
             )
         reached(Point.LISTENER_JUDGED)
         over = recorded.over
-        if missing or over:
-            logger.info("looked_up", node=self._node, attempts=len(ids), live=len(found.live), missing=len(missing))
+        if verdicts or over:
+            logger.info("looked_up", node=self._node, attempts=len(ids), over=len(over), judged=len(verdicts))
         return list(over)
 
-    def _verdict(self, row: Attempt, found: _Found, started_at: datetime | None) -> ledger.Change:
+    def _verdict(self, row: Attempt, found: _Found, started_at: datetime | None, now: datetime) -> ledger.Change:
         """On an attempt that has neither a channel nor an outcome."""
-        now = ledger.now(self._connection)
         claimed_at = row.initiated_at or now
         if started_at is not None and started_at > claimed_at:
             longest = claimed_at + self._settings.ring_timeout + self._settings.longest_call
@@ -176,9 +179,9 @@ class Reconciler:
         )
         return ledger.Change(attempt=withdrawn, follow=False)
 
-    def _held(self, row: Attempt) -> ledger.Change:
+    def _held(self, row: Attempt, now: datetime) -> ledger.Change:
         """An attempt that was given up and has a channel after all: its slot is taken for as long as the call is up."""
-        held = ledger.now(self._connection) + self._settings.lost_call_hold
+        held = now + self._settings.lost_call_hold
         return ledger.Change(attempt=replace(row, hold_until=max(row.hold_until or held, held)), follow=False)
 
     def second_looks(self) -> list[Attempt]:
@@ -191,6 +194,7 @@ class Reconciler:
         self._catch_up()
         reached(Point.LISTENER_LOOKED)
         with self._connection.begin():
+            ledger.lock_attempts(self._connection, ids)
             now = ledger.now(self._connection)
             recorded = ledger.record(self._connection, found.sightings, timer_b=self._settings.timer_b)
             still = [
@@ -230,9 +234,8 @@ class Reconciler:
         sightings += from_cel
         made = {sighting.attempt_id for sighting in from_cel}
         ended = {sighting.attempt_id for sighting in from_cel if sighting.sight is Sight.ENDED}
-        for id in ids:
-            if id not in channels and id not in made and self._link.has_mark(mark_family(id), id):
-                made.add(id)
+        unseen = {id: mark_family(id) for id in ids if id not in channels and id not in made}
+        made |= self._link.marked(unseen) if unseen else set()
         return _Found(
             sightings=sightings, live=frozenset(channels) - ended, ended=frozenset(ended), made=frozenset(made)
         )

@@ -39,8 +39,11 @@ SERVICES = "trunkline_services"
 _STATEMENT_TIMEOUT_MS = 30_000
 _PATIENCE = 3.0  # seconds that an answer may be late after the statement's own end
 _WAKE_EVERY = 0.1  # psycopg's own: a Ctrl-C is noticed so soon
-NEVER_IDLE = " -c idle_in_transaction_session_timeout=6000"
-"""For those who wait for nothing else within a transaction: one who falls silent there is frozen, and its locks stop everybody."""
+NEVER_IDLE = " -c idle_in_transaction_session_timeout=4000"
+"""For those who wait for nothing else within a transaction: one who falls silent there is frozen, and its locks stop everybody.
+
+Shorter than the statements of whoever holds a role (5 s): who waits for those locks gets them, and does not lose the role.
+"""
 _MIGRATING = 0x7472756E6B  # advisory lock: two that migrate at once take turns
 
 

@@ -1,8 +1,8 @@
 """Every write to an attempt or a call, each conditional on what it replaces.
 
 The functions take a connection inside a transaction of the caller's, who commits before anything is
-published, sent or freed. Several attempts are always locked in the order of their ids, calls after
-them, campaigns before them, so that writers queue and never deadlock.
+published, sent or freed. Writers lock campaigns, then attempts, then calls, then the health of gateways, of nodes and of
+agents, then `repairs`; of each kind all that they need at once, in the order of their ids. So they queue and never deadlock.
 """
 
 from __future__ import annotations
@@ -280,6 +280,9 @@ def record(connection: Connection, sightings: Iterable[Sighting], *, timer_b: ti
         over += _take_back_calls(connection, overturned, {row.id: row.current_attempt_id for row in locked})
     handing_over = _can_hand_over(connection, undelivered)
     explained = _explained(connection, changes, rows)
+    if {Sign.LIVES, Sign.FAILED} <= {change.sign for change in changes}:
+        signed = [change.attempt.id for change in changes if change.sign]
+        connection.exec_driver_sql(statement("lock_health"), {"ids": signed})
     write(connection, [replace(change, hands_over=change.attempt.id in handing_over) for change in explained])
     rests = _count_failures(connection, [change.attempt.id for change in changes if change.sign is Sign.FAILED])
     if met:
@@ -356,7 +359,9 @@ def _take_back_calls(connection: Connection, seen: Sequence[Attempt], current: M
     newer = [current[row.call_id] for row in seen if current[row.call_id] != row.id]
     queued = connection.exec_driver_sql(statement("lock_queued_attempts"), {"ids": newer}).scalars().all()
     withdrawn = [
-        replace(row, status=Status.WITHDRAWN, explanation=explain(Ending(why=Verdict.OVERTAKEN)))
+        replace(
+            row, status=Status.WITHDRAWN, explanation=explain(Ending(why=Verdict.OVERTAKEN)), ended_at=now(connection)
+        )
         for row in lock_attempts(connection, queued).values()
     ]
     write(connection, [Change(attempt=row, follow=False) for row in withdrawn])
@@ -380,18 +385,20 @@ def withdraw(
     attempt_ids: Iterable[UUID],
     *,
     of: Collection[Status],
-    at: datetime,
     explanation: str,
     disposition: Disposition | None = None,
     delay: timedelta = timedelta(0),
-    second_look_at: datetime | None = None,
+    second_look_after: timedelta | None = None,
 ) -> list[UUID]:
     """Closes the gate on attempts that are still in one of the statuses `of`; returns their ids.
 
     Their calls go back to `scheduled` (`canceled` by that disposition), due after `delay`; or, with
-    `second_look_at`, stay as they are until `give_back`.
+    `second_look_after`, stay as they are until `give_back`.
     """
     rows = [row for row in lock_attempts(connection, attempt_ids).values() if row.status in of]
+    if not rows:
+        return []
+    at = now(connection)
     write(
         connection,
         [
@@ -402,9 +409,9 @@ def withdraw(
                     disposition=disposition.value if disposition else None,
                     explanation=explanation,
                     ended_at=at,
-                    hold_until=second_look_at,
+                    hold_until=None if second_look_after is None else at + second_look_after,
                 ),
-                follow=second_look_at is None,
+                follow=second_look_after is None,
                 delay=delay,
             )
             for row in rows

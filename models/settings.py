@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -25,6 +26,9 @@ from models.errors import Invalid, problem_of
 DEFAULT_NODE_CALLS = 200
 NAMES_PORT = 5053  #: on loopback, where `trunkline run names` is asked
 LONGEST_CALL_LIMIT = 86_400  #: seconds
+# a part of slots' keys, which are written down with spaces between them, and of what a session calls itself, which Postgres
+# cuts at 63
+_NODE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +60,13 @@ class Node:
         try:
             parts = urlsplit(url)
             query = parse_qs(parts.query, strict_parsing=bool(parts.query))
-            if not name or parts.scheme != "ami" or not parts.hostname or not parts.username or not parts.password:
+            if (
+                not _NODE_NAME.fullmatch(name)
+                or parts.scheme != "ami"
+                or not parts.hostname
+                or not parts.username
+                or not parts.password
+            ):
                 raise ValueError
             listener = Login(username=unquote(parts.username), secret=unquote(parts.password))
             user, _, secret = query.get("sender", [""])[0].partition(":")
@@ -70,7 +80,9 @@ class Node:
             )
         except ValueError:  # what it says may quote a part of a secret
             raise Invalid(
-                "TRUNKLINE_ASTERISK_NODES", "must be NAME=ami://USER:SECRET@HOST:PORT, several with commas between"
+                "TRUNKLINE_ASTERISK_NODES",
+                "must be NAME=ami://USER:SECRET@HOST:PORT, several with commas between;"
+                " NAME of letters, digits, _ . and -, at most 40",
             ) from None
 
     def __str__(self) -> str:

@@ -12,7 +12,6 @@ the fallback. Claims in a worker's hand go through as well: nobody waits for thi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from uuid import UUID
 
 import structlog
@@ -39,7 +38,6 @@ def pause_for_dead_agents(connection: Connection) -> list[UUID]:
             connection,
             queued,
             of={Status.QUEUED},
-            at=datetime.now(UTC),
             explanation=explain(Ending(why=Verdict.AGENT_DOWN)),
         )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from uuid import UUID
 
 import structlog
@@ -96,7 +96,6 @@ class Housekeeping:
                 self._connection,
                 list(void),
                 of={Status.QUEUED},
-                at=datetime.now(UTC),
                 explanation=explain(Ending(why=Verdict.UNCLAIMED)),
             )
             repairs.count(self._connection, {Repair.GRANT_VOIDED: len(withdrawn)})

@@ -22,6 +22,7 @@ import redis
 import structlog
 from sqlalchemy.exc import DBAPIError
 
+from models.database import reason
 from models.points import Point, reached
 from models.roles import LOST_AFTER_MS, SCHEDULER, Role, hold
 from models.settings import Settings
@@ -57,7 +58,7 @@ class Leader:
                     logger.info("leading", epoch=role.epoch)
                     _Term(role, self._redis_url, self._redis, self._publish).serve(stop)
             except DBAPIError as error:
-                logger.warning("role_lost", error=str(error.orig).strip().splitlines()[:1])
+                logger.warning("role_lost", role=SCHEDULER, error=reason(error.orig))
             except Stale:
                 logger.warning("stepping_down", reason="a newer leader rules")
             stop.wait(_RETRY_AFTER)
@@ -84,6 +85,7 @@ class _Term:
             while not stop.is_set():
                 try:
                     if not rebuilt:
+                        self._led_at = time.monotonic()
                         self._house.rebuild(self._leader_slots)
                         rebuilt = True
                         stop.wait(CANCEL_LINGERS.total_seconds())  # what ended just now may be up for so long

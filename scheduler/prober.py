@@ -24,6 +24,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from sqlalchemy import Connection, Row
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
+from models.database import reason
 from models.roles import PROBER, Role, hold
 from models.settings import Settings
 from models.statements import statement
@@ -79,7 +80,7 @@ class Prober:
                     viewpoint = self._viewpoint or Viewpoint.of(self._settings)
                     _Term(role, viewpoint, self._spread).serve(stop)
             except DBAPIError as error:
-                logger.warning("role_lost", role=PROBER, error=str(error.orig).strip().splitlines()[:1])
+                logger.warning("role_lost", role=PROBER, error=reason(error.orig))
             except Exception as error:  # nobody else may suffer for it, and nobody else would start it again
                 logger.exception("prober_fault", error=type(error).__name__)
             stop.wait(_RETRY_AFTER)

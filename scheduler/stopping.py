@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -23,6 +22,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine, Row
 
 from asterisk.pool import AmiError, AmiPool
+from asterisk.reconcile import SECOND_LOOK_AFTER
 from models import ledger
 from models.database import NEVER_IDLE, open_engine, readable_errors
 from models.errors import Conflict, NotFound, Unavailable
@@ -36,7 +36,6 @@ from scheduler.housekeeping import STOPPED, cancel_scheduled
 from scheduler.presence import open_redis
 
 IN_HAND = 5.0  # seconds that claims get to show a channel
-_SECOND_LOOK_AFTER = timedelta(seconds=2)
 _ASK_EVERY = 0.05
 _ENDS_WITHIN = 10.0
 _PAST_THE_GATE = 0.2  # whom Asterisk was told how to reach just before the gate closed, it has sent an INVITE by then
@@ -216,15 +215,13 @@ class _Operator:
         self, connection: Connection, ids: Sequence[UUID], of: Status, to: CampaignStatus, *, second_look: bool = False
     ) -> list[UUID]:
         stopped = to is CampaignStatus.STOPPED
-        now = ledger.now(connection)
         return ledger.withdraw(
             connection,
             ids,
             of={of},
-            at=now,
             explanation=STOPPED if stopped else explain(Ending(why=Verdict.TAKEN_BACK)),
             disposition=Disposition.CANCELED if stopped else None,
-            second_look_at=now + _SECOND_LOOK_AFTER if second_look else None,
+            second_look_after=SECOND_LOOK_AFTER if second_look else None,
         )
 
     def _close_gate(self, dialling: Callable[[], Sequence[tuple[UUID, str]]], to: CampaignStatus) -> list[UUID]:

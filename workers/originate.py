@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Collection, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from uuid import UUID
 
 import structlog
@@ -167,7 +167,6 @@ class Originator:
                         connection,
                         attempt_ids,
                         of={Status.INITIATED},
-                        at=datetime.now(UTC),
                         explanation=explain(Ending(why=Verdict.BOOTING, error=error)),
                         delay=timedelta(0) if has_other else ledger.PLACE_AGAIN_AFTER,
                     )
@@ -227,7 +226,6 @@ class Originator:
                     connection,
                     attempt_ids,
                     of={status},
-                    at=datetime.now(UTC),
                     explanation=explanation,
                     disposition=disposition,
                     delay=delay,

@@ -4,10 +4,11 @@
 --
 -- KEYS  1 epoch   2 leases   3 lingering   4 wake (a channel)   then a tombstone an attempt
 -- ARGV  1 linger µs (0: at once)   2 tombstone ms   3 the leader's epoch, or '' for anybody else   then the attempt ids
--- Returns how many were held, or -1 when Redis has lost its memory (the leader rebuilds from the ledger),
---         or -2 when it is another epoch that rules
+-- Returns how many were held, or -1 when Redis has lost its memory or has an old one (the leader rebuilds from the ledger),
+--         or -2 when a newer epoch rules: then nothing was freed
 local epoch = redis.call('GET', KEYS[1])
-if epoch and ARGV[3] ~= '' and tonumber(epoch) ~= tonumber(ARGV[3]) then return -2 end
+local ours = tonumber(ARGV[3])
+if epoch and ours and tonumber(epoch) > ours then return -2 end
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local linger = tonumber(ARGV[1])
@@ -28,4 +29,5 @@ for at = 4, #ARGV do
   end
 end
 if freed > 0 then redis.call('PUBLISH', KEYS[4], 'freed') end
-return epoch and freed or -1
+if not epoch or (ours and tonumber(epoch) < ours) then return -1 end
+return freed

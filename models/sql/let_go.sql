@@ -3,5 +3,5 @@
 SELECT id FROM attempts
 WHERE id = ANY (%(ids)s::uuid[]) AND ended_at < clock_timestamp() - %(since)s::interval
   AND (status IN ('completed', 'busy', 'no-answer', 'failed', 'canceled')
-    OR (status = 'withdrawn' AND hold_until IS NULL) OR (status = 'unknown' AND hold_until <= now()))
+    OR (status = 'withdrawn' AND hold_until IS NULL) OR (status = 'unknown' AND coalesce(hold_until, '-infinity') <= now()))
   AND NOT hands_over

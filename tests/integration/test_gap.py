@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -45,7 +46,7 @@ class ScriptedLink:
 
     inbox: queue.SimpleQueue[AmiMessage | Up | Down] = field(default_factory=queue.SimpleQueue)
     live: dict[UUID, str] = field(default_factory=dict)
-    marked: set[UUID] = field(default_factory=set)
+    with_mark: set[UUID] = field(default_factory=set)
     silent_for: int = 0  #: so many questions get no answer
     blind_for: int = 0  #: so many looks at the channels came too early to see them
 
@@ -79,8 +80,8 @@ class ScriptedLink:
     def version(self) -> str:
         return "22.10.1"
 
-    def has_mark(self, family: str, attempt_id: UUID) -> bool:
-        return attempt_id in self.marked
+    def marked(self, marks: Mapping[UUID, str]) -> set[UUID]:
+        return self.with_mark & marks.keys()
 
 
 @pytest.fixture
@@ -458,7 +459,7 @@ def test_a_channel_that_was_made_and_has_no_end_is_unknown_and_keeps_its_slot(
     if sign == "cel":
         cel(attempt, "CHAN_START")
     if sign == "mark":
-        look.link.marked.add(attempt)
+        look.link.with_mark.add(attempt)
     if sign == "restart":
         rows.run("UPDATE nodes SET started_at = clock_timestamp()")
     assert look.after_gap() == []
@@ -478,7 +479,7 @@ def test_a_channel_that_was_made_between_the_look_at_the_channels_and_that_at_it
     if trace == "cel":
         cel(attempt, "CHAN_START")
     else:
-        look.link.marked.add(attempt)
+        look.link.with_mark.add(attempt)
     assert look.after_gap() == []
     assert rows.attempt(attempt).status == "ringing"
 
@@ -516,7 +517,7 @@ def test_a_channel_that_passed_the_gate_just_before_it_closed_is_found_by_the_se
     look.after_gap()
     rows.run("UPDATE attempts SET hold_until = now()")
     look.link.live[alive] = "Ringing"
-    look.link.marked.add(made)
+    look.link.with_mark.add(made)
     assert look.reconciler.second_looks() == []
     assert (rows.attempt(alive).status, rows.call_of(alive).status) == ("ringing", "ringing")
     assert (rows.attempt(made).status, rows.call_of(made).status) == ("unknown", "unknown")
@@ -544,6 +545,29 @@ def test_a_call_that_is_up_for_longer_than_any_can_be_is_looked_up(rows: Rows, l
     assert rows.attempt(attempt).status == "completed"
 
 
+@pytest.mark.parametrize("which", ["after the gap", "the second look"])
+def test_a_look_that_waits_for_an_attempt_keeps_nobody_from_what_is_locked_after_attempts(
+    rows: Rows, look: Look, cel: Any, which: str
+) -> None:
+    failed, other = claimed(rows, ago=OLD), claimed(rows, ago=OLD)
+    rows.run("INSERT INTO gateway_health (gateway_id) VALUES (%(id)s)", id=rows.gateway)
+    do = look.after_gap
+    if which == "the second look":
+        look.after_gap()
+        rows.run("UPDATE attempts SET hold_until = now() WHERE hold_until IS NOT NULL")
+        do = look.reconciler.second_looks  # type: ignore[assignment]
+    cel(failed, "CHAN_START")
+    cel(failed, "HANGUP", 34)
+    with ThreadPoolExecutor() as executor:
+        with rows.engine.begin() as writer:
+            writer.exec_driver_sql("SELECT FROM attempts WHERE id = %(id)s FOR UPDATE", {"id": other})
+            looking = executor.submit(do)
+            until(lambda: rows.value("SELECT count(*) FROM pg_locks WHERE NOT granted"), what="it waits")
+            writer.exec_driver_sql("SELECT FROM gateway_health FOR UPDATE NOWAIT")
+        looking.result(30)
+    assert rows.attempt(failed).disposition == "congestion"
+
+
 def test_every_verdict_and_every_verdict_that_was_overturned_is_counted(rows: Rows, look: Look) -> None:
     alive, made, gone = (claimed(rows, ago=OLD) for _ in range(3))
     lost = claimed(rows, Sight.RINGING, ago=OLD)
@@ -552,6 +576,6 @@ def test_every_verdict_and_every_verdict_that_was_overturned_is_counted(rows: Ro
     assert repaired(rows) == {"attempt-withdrawn": 3, "attempt-lost": 1}
     rows.run("UPDATE attempts SET hold_until = now() WHERE status = 'withdrawn'")
     look.link.live[alive] = "Ringing"
-    look.link.marked.add(made)
+    look.link.with_mark.add(made)
     assert [row.id for row in look.reconciler.second_looks()] == [gone]
     assert repaired(rows) == {"attempt-withdrawn": 3, "attempt-lost": 2, "verdict-overturned": 2}

@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from uuid import UUID
 
 import uuid_utils.compat
@@ -59,7 +59,6 @@ def withdraw(system: System, attempt_id: UUID) -> None:
             connection,
             [attempt_id],
             of={Status.INITIATED},
-            at=datetime.now(UTC),
             explanation="a test",
             delay=timedelta(days=1),
         )

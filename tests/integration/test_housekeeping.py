@@ -119,6 +119,31 @@ def test_the_ledger_is_kept_while_redis_does_not_answer(database: Database, rows
         thread.join(30)
 
 
+def test_what_is_queued_is_published_at_once_by_a_leader_that_redis_was_away_from_for_long(
+    database: Database, rows: Rows, valkey: Valkey, portal: BlockingPortal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler.leader.LOST_AFTER_MS", 1500)
+    proxy = Proxy.open(portal, ("127.0.0.1", valkey.port))
+    proxy.refuse()
+    attempts = rows.grant(rows.campaign(1))
+    published: list[UUID] = []
+    stop_leading = threading.Event()
+    url = valkey.url.replace(f":{valkey.port}/", f":{proxy.port}/")
+    leader = Leader(database.settings, url, published.extend)
+    thread = threading.Thread(target=leader.run, args=(stop_leading,))
+    thread.start()
+    try:
+        until(lambda: rows.value("SELECT count(*) FROM roles WHERE name = 'trunkline-scheduler'") == 1)
+        time.sleep(2)  # longer than a role is kept for one who is silent; this one has kept house all the while
+        proxy.restore()
+        until(lambda: rows.value("SELECT count(*) FROM repairs WHERE what = 'task-published-again'") == 1)
+        until(lambda: published == attempts, within=2)  # the sweep would take five seconds
+    finally:
+        stop_leading.set()
+        thread.join(30)
+        proxy.close()
+
+
 def test_asterisks_old_rows_are_forgotten_in_steps(database: Database, rows: Rows, valkey: Valkey) -> None:
     with psycopg.connect(database.owner_url, autocommit=True) as owner:
         owner.execute(
@@ -245,7 +270,7 @@ def test_what_was_put_right_is_counted(database: Database, rows: Rows, valkey: V
 def test_the_audit_frees_a_young_lease_whose_attempt_has_ended_and_leaves_one_that_is_just_being_freed(
     database: Database, rows: Rows, valkey: Valkey
 ) -> None:
-    _ended, just_ended, hands_over, looked_at = rows.grant(rows.campaign(4))
+    _ended, just_ended, hands_over, looked_at, decided_on = rows.grant(rows.campaign(5))
     with leading(database, valkey) as it:
         it.house.rebuild(it.leader_slots)
         with rows.engine.begin() as connection:
@@ -257,10 +282,11 @@ def test_the_audit_frees_a_young_lease_whose_attempt_has_ended_and_leaves_one_th
             )
             connection.exec_driver_sql("UPDATE attempts SET hands_over = true WHERE id = %(id)s", {"id": hands_over})
             connection.exec_driver_sql("UPDATE attempts SET hold_until = now() WHERE id = %(id)s", {"id": looked_at})
+            connection.exec_driver_sql("UPDATE attempts SET status = 'unknown' WHERE id = %(id)s", {"id": decided_on})
         it.audit()
         left = {just_ended, hands_over, looked_at}
         until(lambda: it.leader_slots.take([], []) is not None and it.holding(rows.trunk) == left, what="it is freed")
-    assert repairs(rows)["lease-freed"] == 1
+    assert repairs(rows)["lease-freed"] == 2
 
 
 def test_a_rate_is_suspect_when_a_call_was_sent_just_now_that_was_granted_long_ago(

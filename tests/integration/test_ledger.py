@@ -110,7 +110,7 @@ def test_a_claim_is_refused_once_the_ground_for_it_is_gone(rows: Rows, change: s
 
 def test_what_was_withdrawn_cannot_be_claimed_though_its_call_has_not_been_given_back(rows: Rows) -> None:
     (attempt,) = rows.grant(rows.campaign(1))
-    withdraw(rows, [attempt], Status.QUEUED, second_look_at=datetime.now(UTC))
+    withdraw(rows, [attempt], Status.QUEUED, second_look_after=timedelta(0))
     assert rows.call_of(attempt).status == "queued"
     assert rows.claim([attempt]) == []
 
@@ -183,7 +183,6 @@ def withdraw(rows: Rows, ids: Sequence[UUID], *of: Status, **more: object) -> li
             connection,
             ids,
             of=set(of),
-            at=datetime.now(UTC),
             explanation="a test",
             **more,  # type: ignore[arg-type]
         )
@@ -219,7 +218,7 @@ def pending(rows: Rows) -> UUID:
     """An attempt that was claimed and withdrawn, whose verdict awaits its second look."""
     (attempt,) = rows.grant(rows.campaign(1))
     rows.claim([attempt])
-    withdraw(rows, [attempt], Status.INITIATED, second_look_at=datetime.now(UTC))
+    withdraw(rows, [attempt], Status.INITIATED, second_look_after=timedelta(0))
     return attempt
 
 
@@ -385,6 +384,7 @@ def test_late_evidence_of_an_end_takes_the_call_back_too(rows: Rows) -> None:
     _, old, newer = revived(rows)
     assert set(rows.record(ended(old, 17, 486))) == {old, newer}
     assert (rows.call_of(old).status, rows.attempt(newer).status) == ("busy", "withdrawn")
+    assert rows.attempt(newer).ended_at, "the audit frees what ended, should its slot not have been freed"
 
 
 def test_late_evidence_leaves_a_newer_attempt_that_has_left_and_its_call_alone(rows: Rows) -> None:
@@ -420,6 +420,30 @@ def test_a_lost_attempt_takes_a_late_end_and_its_call_with_it(rows: Rows) -> Non
     assert rows.call_of(attempt).status == "unknown"
     assert rows.record(ended(attempt, 16), saw(attempt, Sight.ANSWERED)) == [attempt]
     assert (rows.call_of(attempt).status, rows.call_of(attempt).disposition) == ("completed", "answered")
+
+
+def test_a_batch_of_gateways_that_live_and_that_failed_locks_them_in_the_order_of_their_ids(rows: Rows) -> None:
+    failed, lives = rows.grant(rows.campaign(2))
+    rows.claim([failed, lives])
+    first, last = UUID(int=1), UUID(int=2**128 - 1)
+    for gateway, attempt in ((first, failed), (last, lives)):
+        rows.run(
+            "INSERT INTO trunk_gateways (id, trunk_id, gateway_address, port, priority)"
+            " VALUES (%(id)s, %(trunk)s, %(id)s, 5060, 9)",
+            id=gateway,
+            trunk=rows.trunk,
+        )
+        rows.run("INSERT INTO gateway_health (gateway_id, failures) VALUES (%(id)s, 1)", id=gateway)
+        rows.run("UPDATE attempts SET gateway_id = %(g)s WHERE id = %(id)s", g=gateway, id=attempt)
+    lock = "SELECT FROM gateway_health WHERE gateway_id = %(id)s FOR UPDATE"
+    with ThreadPoolExecutor() as pool:
+        with holding(rows.engine, lock, id=first) as other:
+            written = pool.submit(rows.record, ended(failed, 34, 503), saw(lives, Sight.RINGING))
+            until(lambda: waiting_for_a_lock(rows), what="the batch waits for the first gateway")
+            other.exec_driver_sql(lock + " NOWAIT", {"id": last})
+        written.result(30)
+    health = {row.gateway_id: row.failures for row in rows.all("SELECT gateway_id, failures FROM gateway_health")}
+    assert health == {first: 2, last: 0}
 
 
 # --- everything at once ---------------------------------------------------------------------------

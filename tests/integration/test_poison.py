@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import timedelta
 from itertools import count
 from uuid import UUID
 
@@ -70,10 +70,9 @@ class World:
                 self.listener,
                 attempts,
                 of={Status.INITIATED},
-                at=datetime.now(UTC),
                 explanation="no channel",
                 disposition=disposition,
-                second_look_at=datetime.now(UTC),
+                second_look_after=timedelta(0),
             )
         with self.listener.begin():
             assert ledger.give_back(self.listener, attempts) == sorted(attempts)

@@ -10,7 +10,7 @@ from uuid import UUID
 from anyio.from_thread import start_blocking_portal
 
 from asterisk.connection import AmiConnection
-from asterisk.link import Link
+from asterisk.link import Link, Up
 from asterisk.marks import mark_family
 from models.settings import Node
 from tests.integration.system import System, until
@@ -33,15 +33,15 @@ def test_asterisk_forgets_the_marks_of_hours_that_nobody_looks_up_any_more(syste
     old, kept = made_at(week_ago - hour), made_at(week_ago + hour)
     (node,) = system.settings.nodes
     with Link(node) as link, start_blocking_portal() as portal:
-        until(lambda: link.is_up)
+        assert link.take(at_most=1, wait=timedelta(seconds=10)) == [Up()]
         for attempt in (old, kept):
             portal.call(mark, node, attempt)
-            until(lambda attempt=attempt: link.has_mark(mark_family(attempt), attempt))  # type: ignore[misc]
+            until(lambda attempt=attempt: link.marked({attempt: mark_family(attempt)}))  # type: ignore[misc]
         system.run("UPDATE nodes SET marks_forgotten_to = %(at)s", at=week_ago - 2 * hour)
         with listener_dead(system):
             pass
-        until(lambda: not link.has_mark(mark_family(old), old))
-        assert link.has_mark(mark_family(kept), kept)
+        until(lambda: not link.marked({old: mark_family(old)}))
+        assert link.marked({old: mark_family(old), kept: mark_family(kept)}) == {kept}
     until(lambda: system.value("SELECT marks_forgotten_to FROM nodes") >= week_ago - hour)
 
 

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from models import roles
+from models.database import NEVER_IDLE, open_engine
 from models.roles import Role, hold
 from models.settings import Settings
 from tests.integration.conftest import Database
@@ -137,6 +138,19 @@ def test_a_holder_that_freezes_while_it_is_being_answered_loses_the_role_too(
             frozen.let_go.set()
             with pytest.raises(DBAPIError):
                 frozen.done.result(30)
+
+
+def test_one_that_freezes_with_locks_in_its_hand_costs_nobody_who_waits_for_them_the_role(database: Database) -> None:
+    with candidates(database.settings, NAME) as (leader,):
+        leads = leader.holds()
+        frozen = open_engine(database.settings, "trunkline-worker", options=NEVER_IDLE).connect()
+        lock = "SELECT FROM roles WHERE name = %(name)s FOR UPDATE"
+        frozen.exec_driver_sql(lock, {"name": NAME})
+        with leads.connection.begin():
+            leads.connection.exec_driver_sql(lock, {"name": NAME})
+        with pytest.raises(DBAPIError):
+            frozen.exec_driver_sql("SELECT 1")
+        frozen.engine.dispose()
 
 
 def test_a_candidate_that_is_stopped_while_it_waits_gets_no_role(database: Database) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from itertools import product
 from typing import Any, LiteralString
 from uuid import UUID, uuid4
@@ -204,10 +204,9 @@ def test_campaign_status_is_exact_in_every_snapshot_and_every_move_is_written_do
                             connection,
                             ids(seed, "queued", "initiated"),
                             of={Status.QUEUED, Status.INITIATED},
-                            at=datetime.now(UTC),
                             explanation="a test",
                             disposition=seed.choice([None, None, Disposition.NOT_PLACED]),
-                            second_look_at=seed.choice([None, datetime.now(UTC)]),
+                            second_look_after=seed.choice([None, timedelta(0)]),
                         )
                 case 5:
                     with rows.engine.begin() as connection:

@@ -675,14 +675,18 @@ def test_what_an_old_file_brings_back_is_forgotten_and_nobody_steps_down_for_it(
     ended = take_one(world.leader, *ALL)
     newer = world.new_leader(2, [])
     held = take_one(newer, *ALL)
-    world.redis.set(EPOCH, 1)  # the file is from before
-    world.leader.audit([(ended, HELD)])
-    for doubted in (lambda: take(newer, 1, *ALL), lambda: newer.audit([(held, HELD)])):
+    for doubted in (
+        lambda: take(newer, 1, *ALL),
+        lambda: newer.audit([(held, HELD)]),
+        lambda: newer.free([uuid4()]),
+    ):
+        world.redis.set(EPOCH, 1)  # the file is from before
+        world.leader.audit([(ended, HELD)])
         with pytest.raises(Forgot):
             doubted()
-    newer.rebuild([(held, HELD)], [])
-    assert world.members(ALL[0]) == world.members(ALL[2]) == {held}
-    assert world.redis.hkeys(LEASES) == [str(held)]
+        newer.rebuild([(held, HELD)], [])
+        assert world.members(ALL[0]) == world.members(ALL[2]) == {held}
+        assert world.redis.hkeys(LEASES) == [str(held)]
     with pytest.raises(Stale):
         take(world.leader, 1, *ALL)
     newer.close()
