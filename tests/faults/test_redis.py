@@ -186,13 +186,14 @@ def test_with_no_memory_left_nothing_leaves_slots_are_freed_and_calls_go_on_when
 # --- it hangs
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "names",
     [
         pytest.param(EVERYBODY, id="everybody"),
-        pytest.param(("scheduler",), id="the leader", marks=pytest.mark.long),
-        pytest.param(("worker-1",), id="the worker", marks=pytest.mark.long),
-        pytest.param(("listener-local",), id="the listener", marks=pytest.mark.long),
+        pytest.param(("scheduler",), id="the leader"),
+        pytest.param(("worker-1",), id="the worker"),
+        pytest.param(("listener-local",), id="the listener"),
     ],
 )
 def test_a_redis_that_hangs_costs_nobody_a_role_and_no_call(world: World, names: tuple[str, ...]) -> None:
