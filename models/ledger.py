@@ -464,7 +464,8 @@ def call_again(connection: Connection, attempt_ids: Iterable[UUID]) -> list[UUID
             statement("call_again"), {"calls": [row.call_id for row in unknown.values()], "attempts": list(unknown)}
         ).scalars()
     )
-    released = [replace(row, hold_until=None) for row in unknown.values() if row.id in moved]
+    at = now(connection)
+    released = [replace(row, hold_until=at) for row in unknown.values() if row.id in moved]  # none: left as it is
     write(connection, [Change(attempt=row, follow=False) for row in released])
     return [row.id for row in released]
 

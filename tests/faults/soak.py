@@ -31,7 +31,7 @@ from tests.integration.system import until
 
 PEOPLE = {"01": 40, "00": 60, "86": 30, "80": 20, "04": 10, "05": 10, "90": 4}
 SLOTS, CALLS_PER_SECOND = 12, 30.0
-LONGEST_FAULT = 12.0  # seconds: past every lease
+LONGEST_FAULT = 12.0  # seconds: twice as long as a role is kept for a holder that says nothing
 PAUSE = (1.0, 6.0)  # seconds between the beginnings of two faults
 _TURN = 0.1
 

@@ -20,7 +20,7 @@ from models.database import open_engine
 from models.errors import Conflict, NotFound
 from models.outcome import Disposition
 from models.settings import Settings
-from models.sightings import Sight
+from models.sightings import Sight, ending_of
 from models.statements import statement
 from models.statuses import Status
 from scheduler import call_story, campaigns, resolving
@@ -128,6 +128,9 @@ def test_calls_that_are_called_again_are_due_now_their_slots_free_and_a_complete
     assert (now.status, now.scheduled, now.unknown, now.busy, now.is_final) == ("running", 3, 0, 2, False)
     assert holders(rows) == set()
     assert {rows.attempt(id).status for id in attempts} == {"unknown"}, "what became of these is not known still"
+    with rows.engine.begin() as connection:
+        endings = map(ending_of, ledger.lock_attempts(connection, attempts).values())
+        assert [ending and ending.left for ending in endings] == [False] * 3, "nobody has left them at that"
     newer = rows.grant(UUID(campaign))
     assert len(newer) == 3
     for attempt in rows.claim(newer):
