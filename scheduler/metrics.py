@@ -19,7 +19,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from models.database import open_engine
-from models.nodes import DEAF_AFTER
+from models.nodes import Breaker, BreakerState, breakers
 from models.repairs import Repair
 from models.settings import Settings
 from models.slots import Away, Slots
@@ -75,8 +75,9 @@ class LedgerCollector(Collector):
         rows: list[Any] = []
         try:
             with self._engine.begin() as connection:
-                found = connection.exec_driver_sql(statement("metrics"), {"deaf_after": DEAF_AFTER})
+                found = connection.exec_driver_sql(statement("metrics"))
                 rows = [(row.metric, list(row.labels), float(row.value)) for row in found]
+                rows += _of_nodes(breakers(connection))
             up.add_metric(["postgres"], 1)
         except SQLAlchemyError:
             up.add_metric(["postgres"], 0)
@@ -102,6 +103,13 @@ class LedgerCollector(Collector):
                 nodes.add_metric(labels, self._slots.in_use("node", labels[0]))
         yield trunks
         yield nodes
+
+
+def _of_nodes(found: Iterable[Breaker]) -> Iterator[Any]:
+    for breaker in found:
+        yield "node_heard", [breaker.node], float(breaker.is_heard)
+        for state in BreakerState:
+            yield "node_breaker", [breaker.node, state.value], float(breaker.state is state)
 
 
 def _families(rows: Iterable[Any]) -> Iterator[Family]:

@@ -1,14 +1,8 @@
--- Everything that the ledger has to say to a monitor, in one snapshot: a metric, its labels' values, its value.
---   deaf_after  interval
+-- What the ledger has to say to a monitor, in one snapshot: a metric, its labels' values, its value. Nodes' breakers are
+-- read as everybody reads them (`breakers.sql`).
 SELECT 'repairs' AS metric, ARRAY[what] AS labels, times::float8 AS value FROM repairs
 UNION ALL
 SELECT 'role_epoch', ARRAY[name], epoch FROM roles
-UNION ALL
-SELECT 'node_heard', ARRAY[name], coalesce(heard_at > now() - %(deaf_after)s::interval, false)::int FROM nodes
-UNION ALL
-SELECT 'node_breaker', ARRAY[n.name, s.state],
-       (s.state = CASE WHEN coalesce(h.rests, 0) = 0 THEN 'closed' WHEN h.rests_until > clock_timestamp() THEN 'open' ELSE 'half-open' END)::int
-FROM nodes n LEFT JOIN node_health h ON h.node = n.name CROSS JOIN unnest(ARRAY['closed', 'open', 'half-open']) AS s (state)
 UNION ALL
 SELECT 'node_slots', ARRAY[name], max_calls FROM nodes
 UNION ALL

@@ -16,10 +16,10 @@ from models import nodes
 from models.database import open_engine
 from models.nodes import LONGEST_REST, REST_AFTER, Breaker
 from models.slots import LeaderSlots, Slots, connect
-from models.statements import statement
 from scheduler import call_story
 from scheduler.grants import Granter, Round
 from scheduler.lines import load_lines
+from scheduler.metrics import LedgerCollector
 from scheduler.presence import require_asterisk
 from tests.integration.conftest import Database
 from tests.integration.ledger_rows import Rows
@@ -231,8 +231,9 @@ def test_a_single_call_is_refused_or_explained_while_every_node_rests(world: Wor
 
 def test_the_state_of_each_breaker_is_a_metric(world: World) -> None:
     def told() -> dict[str, float]:
-        rows = world.rows.all(statement("metrics"), deaf_after=nodes.DEAF_AFTER)
-        return {row.labels[1]: row.value for row in rows if row.metric == "node_breaker"}
+        told = LedgerCollector(world.rows.engine, world.slots).collect()
+        samples = [sample for family in told for sample in family.samples]
+        return {sample.labels["state"]: sample.value for sample in samples if sample.name == "trunkline_node_breaker"}
 
     assert told() == {"closed": 1, "open": 0, "half-open": 0}
     world.open_breaker()
