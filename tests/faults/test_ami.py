@@ -60,6 +60,10 @@ def test_a_worker_that_may_not_log_in_burns_nothing_and_goes_on_when_it_may(worl
     ami.swap(b"Username: trunkline-sender", b"Username: trunkline-nobody")
     ami.cut()
     until(lambda: state(world) != "closed", what="the node rests")
+    until(
+        lambda: "Authentication failed" in world.value("SELECT last_failure FROM node_health"),
+        what="the reason is known",
+    )
     said = world.trunkline("explain", campaign.name)
     assert "Asterisk node local" in said, said
     assert "Authentication failed" in said, said
@@ -133,12 +137,15 @@ def test_a_stall_that_ends_before_anybody_gives_up_passes_no_limit(world: World)
     for _ in range(3):
         ami.stall()
         until(
-            lambda: world.value(
-                "SELECT max(clock_timestamp() - initiated_at) > interval '2 s' FROM attempts"
-                " WHERE campaign_id = %(c)s AND status = 'initiated'",
-                c=campaign.id,
+            lambda: (
+                world.value(
+                    "SELECT max(clock_timestamp() - initiated_at) > interval '2 s' FROM attempts"
+                    " WHERE campaign_id = %(c)s AND status = 'initiated'",
+                    c=campaign.id,
+                )
+                or state(world) != "closed"
             ),
-            what="an Originate has waited",
+            what="an Originate has waited, or nothing is sent any more",
         )
         ami.restore()
         seen = world.over(campaign)
