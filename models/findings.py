@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 
 
@@ -37,3 +38,8 @@ def wrong(part: str, sentence: str, advice: str) -> Finding:
 
 def unknown(part: str, sentence: str, advice: str = "") -> Finding:
     return Finding(part=part, verdict=Verdict.UNKNOWN, sentence=sentence, advice=advice)
+
+
+def in_utc(at: datetime) -> str:
+    """A moment as sentences name it, to the second."""
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

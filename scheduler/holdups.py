@@ -16,6 +16,7 @@ from uuid import UUID
 from sqlalchemy import Connection, select
 
 from models import roles
+from models.findings import in_utc
 from models.nodes import BreakerState, breakers, live_nodes
 from models.schema import campaigns, phone_numbers, trunks
 from models.slots import Away, Slots
@@ -121,7 +122,7 @@ def _nothing_due(counts: Counts, facts: Any) -> Iterator[Holdup]:
     elif facts.next_due_at is not None and facts.next_due_at > datetime.now(UTC) and not facts.hand_overs:
         yield Holdup(
             what="nothing-due",
-            sentence=f"{_calls(counts.scheduled)} waiting, and none is due before {_time(facts.next_due_at)}.",
+            sentence=f"{_calls(counts.scheduled)} waiting, and none is due before {in_utc(facts.next_due_at)}.",
             count=counts.scheduled,
             until=facts.next_due_at,
         )
@@ -151,7 +152,7 @@ def _nodes(connection: Connection) -> Iterator[Holdup]:
         if breaker.state is BreakerState.OPEN and breaker.rests_until:
             yield Holdup(
                 what="node-resting",
-                sentence=f"Asterisk node {breaker.node} rests until {_time(breaker.rests_until)}, {why}; {look}.",
+                sentence=f"Asterisk node {breaker.node} rests until {in_utc(breaker.rests_until)}, {why}; {look}.",
                 count=breaker.failures,
                 until=breaker.rests_until,
             )
@@ -244,7 +245,3 @@ def _full(slots: Slots, kind: str, id: str | UUID, limit: int, whose: str) -> It
 
 def _calls(number: int) -> str:
     return "1 call" if number == 1 else f"{number} calls"
-
-
-def _time(at: datetime) -> str:
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

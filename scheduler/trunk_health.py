@@ -9,12 +9,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import groupby
 from uuid import UUID
 
 from sqlalchemy import Connection
 
+from models.findings import in_utc
 from models.statements import statement
 
 
@@ -39,7 +40,7 @@ class GatewayHealth:
     def now(self) -> str:
         """What it gets of calls; empty if it is well."""
         if self.rests_now and self.rests_until:
-            return f"rests until {_time(self.rests_until)}"
+            return f"rests until {in_utc(self.rests_until)}"
         return "gets one call at a time" if self.rests else ""
 
 
@@ -63,7 +64,7 @@ class Pause:
         else:
             each = "; ".join(f"{gateway.address}: {gateway.why}" for gateway in self.gateways)
             reason = f"all of its {len(self.gateways)} gateways keep failing ({each})"
-        again = f"tries it again at {_time(self.until)}" if self.until else "at a time tries it now"
+        again = f"tries it again at {in_utc(self.until)}" if self.until else "at a time tries it now"
         return f"Trunk {self.trunk} is paused, {reason}. By itself one call {again}; it goes on when one gets through."
 
     @property
@@ -90,7 +91,3 @@ def pauses(gateways: Iterable[GatewayHealth]) -> list[Pause]:
         for theirs in trunks
         if all(gateway.rests for gateway in theirs)
     ]
-
-
-def _time(at: datetime) -> str:
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

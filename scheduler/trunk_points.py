@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from uuid import UUID
 
 from models.addresses import SipBind, is_address, is_local, is_loopback, local_networks
-from models.findings import Verdict
+from models.findings import Verdict, in_utc
 from models.outcome import Disposition
 from models.settings import Settings
 from scheduler.probe import Finding, Gateway, Probe
@@ -242,7 +242,7 @@ def _not_shown(trunk: Trunk, name: str) -> str:
 
 
 def _of(attempt: Attempt) -> str:
-    return f"of {attempt.initiated_at:%Y-%m-%d %H:%M:%S} UTC"
+    return f"of {in_utc(attempt.initiated_at)}"
 
 
 def _as(seen_as: str | None) -> str:
