@@ -118,6 +118,17 @@ def refused(slots: Overheard) -> None:
     assert asked == answered, f"{asked - answered} scripts went through"
 
 
+def succeeded(world: World, campaign: Campaign, role: str, point: Point) -> tuple[Reign, Reign]:
+    """Whoever holds the role freezes at the point; another takes over, and calls go on: the reigns before and after."""
+    assert is_under_way(world, campaign)
+    before = reign(world, role)
+    strike(world, before.of, point, "freeze")
+    after = successor(world, role, before, now(world))
+    assert after.of != before.of
+    calls_go_on(world, campaign, after.since)
+    return before, after
+
+
 def wakes_up_a_standby(world: World, name: str, role: str) -> None:
     """Thaws it; what comes through from it then is that it asks for the role, and no more.
 
@@ -239,12 +250,7 @@ def test_a_leader_that_freezes_at_any_point_is_succeeded_and_can_write_nothing_w
     campaign = world.campaign_of(LONG, slots=6)
     world.wait_under_way(campaign)
     for point in LEADER_POINTS:
-        assert is_under_way(world, campaign)
-        before = reign(world, SCHEDULER)
-        strike(world, before.of, point, "freeze")
-        after = successor(world, SCHEDULER, before, now(world))
-        assert after.of != before.of
-        calls_go_on(world, campaign, after.since)
+        before, after = succeeded(world, campaign, SCHEDULER, point)
         until(lambda: reign(world, PROBER).of == after.of, what="it probes as well")  # noqa: B023
         wakes_up_a_standby(world, before.of, SCHEDULER)
         assert reign(world, SCHEDULER) == after
@@ -257,12 +263,7 @@ def test_a_listener_that_freezes_at_any_point_is_succeeded_and_judges_nothing_wh
     campaign = world.campaign_of(LONG, slots=6)
     world.wait_under_way(campaign)
     for point in LISTENER_POINTS:
-        assert is_under_way(world, campaign)
-        before = reign(world, LISTENER)
-        strike(world, before.of, point, "freeze")
-        after = successor(world, LISTENER, before, now(world))
-        assert after.of != before.of
-        calls_go_on(world, campaign, after.since)
+        before, after = succeeded(world, campaign, LISTENER, point)
         wakes_up_a_standby(world, before.of, LISTENER)
         assert reign(world, LISTENER) == after
     check(world, campaign)
