@@ -143,6 +143,14 @@ def run_worker() -> None:
     run_worker(read_settings(), str(Path(sys.executable)))
 
 
+@run_commands.command("api")
+def run_api() -> None:
+    """Answers HTTP at TRUNKLINE_API_BIND; several may run."""
+    from deploy.processes import run_api
+
+    run_api(read_settings())
+
+
 @run_commands.command("names")
 def run_names(
     port: Annotated[int, typer.Option(help="On 127.0.0.1, UDP and TCP.", min=1, max=65535)] = NAMES_PORT,

@@ -7,12 +7,14 @@ import signal
 import threading
 
 import structlog
+import uvicorn
 
 from asterisk.listener import Listener
 from models.errors import NotFound, Unavailable
 from models.logs import configure
 from models.settings import Settings
 from models.slots import Freer, Slots, connect
+from scheduler.api.app import make_app
 from scheduler.leader import Leader
 from scheduler.metrics import serve
 from scheduler.prober import Prober
@@ -20,6 +22,7 @@ from workers.publish import Publisher
 
 logger = structlog.get_logger(__name__)
 
+_API_ENDS_SECONDS = 15
 _PROBER_STOPS_SECONDS = 5.0
 
 
@@ -75,6 +78,22 @@ def run_worker(settings: Settings, python: str) -> None:
     _redis_url(settings)
     words = [*worker_command(settings, python), "--hostname", f"worker-{os.getpid()}@%h"]
     os.execv(python, words)  # noqa: S606 - the words are ours, and no shell is needed
+
+
+def run_api(settings: Settings) -> None:
+    """Answers HTTP at `api_bind` until it is asked to stop, and then ends what is in hand."""
+    configure(settings.log_level)
+    host, _, port = settings.api_bind.partition(":")
+    uvicorn.run(
+        make_app(settings),
+        host=host,
+        port=int(port),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=_API_ENDS_SECONDS,
+    )
 
 
 def _redis_url(settings: Settings) -> str:

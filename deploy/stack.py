@@ -176,6 +176,7 @@ class Stack:
         for number in range(1, settings.workers + 1):
             words = [*worker_command(settings, sys.executable), "--hostname", f"worker{number}@trunkline"]
             yield self._own(f"worker-{number}", words)
+        yield self._api()
         yield self._flower()
 
     def _own(self, name: str, words: list[str]) -> Part:
@@ -188,6 +189,16 @@ class Stack:
             ready=lambda: True,  # they find what they need by themselves, and wait for it
             stop_timeout=20,
         )
+
+    def _api(self) -> Part:
+        host, _, asked = self.settings.api_bind.partition(":")
+        port = int(asked) if "api_bind" in self.settings.model_fields_set else self._port("api", int(asked))
+        self.runtime["api_bind"] = f"{host}:{port}"
+        reached_at = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104 - what it means is asked
+        self.runtime["api_url"] = f"http://{reached_at}:{port}"
+        self._write_runtime()
+        words = [sys.executable, "-m", "deploy.main", "run", "api"]
+        return replace(self._own("api", words), ready=lambda: accepts(port, reached_at))
 
     def _flower(self) -> Part:
         port = self._port("flower", 5555)

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Double,
     ForeignKey,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
@@ -114,6 +115,8 @@ agents = Table(
     Column("created_at", _when, nullable=False),
     Column("fallback", Text),
     Column("max_call_seconds", Integer),
+    Column("webhook_url", Text),
+    Column("max_concurrent_calls", Integer),
 )
 
 agent_health = Table(
@@ -188,6 +191,10 @@ campaigns = Table(
     Column("ended_at", _when),
     Column("updated_at", _when, nullable=False),
     Column("pause_reason", Text),
+    Column("webhook_url", Text),
+    Column("scheduled_at", _when),
+    Column("file_name", Text),
+    Column("retry_config", JSONB(none_as_null=True)),
 )
 
 rejected_rows = Table(
@@ -224,6 +231,8 @@ calls = Table(
     Column("created_at", _when, nullable=False),
     Column("updated_at", _when, nullable=False),
     Column("ended_at", _when),
+    Column("retry_config", JSONB(none_as_null=True)),
+    Column("bypass_call_guardrails", Boolean, nullable=False),
 )
 
 attempts = Table(
@@ -277,6 +286,50 @@ call_events = Table(
     Column("to_status", Text, nullable=False),
     Column("disposition", Text),
     Column("writer", Text, nullable=False),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("sha256", LargeBinary, nullable=False),
+    Column("created_at", _when, nullable=False),
+    Column("last_used_at", _when),
+    Column("revoked_at", _when),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("api_key_id", Uuid, ForeignKey("api_keys.id"), primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("sha256", LargeBinary, nullable=False),
+    Column("thing_id", Uuid, nullable=False),
+    Column("created_at", _when, nullable=False),
+)
+
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("call_id", Uuid, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("at", _when, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("due_at", _when, nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("last_error", Text),
+    Column("given_up_at", _when),
+)
+
+webhook_keys = Table(
+    "webhook_keys",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("secret", LargeBinary, nullable=False),
+    Column("created_at", _when, nullable=False),
 )
 
 campaign_status = Table(

@@ -155,6 +155,7 @@ class Settings(BaseSettings):
     metrics_bind: str | None = Field(
         default=None, description="HOST:PORT where the scheduler tells Prometheus how it is going; nowhere when unset"
     )
+    api_bind: str = Field(default="127.0.0.1:8080", description="HOST:PORT of the HTTP API")
     workers: int = Field(default=1, ge=1, le=64)
     worker_threads: int = Field(default=8, ge=1, le=256)
     log_level: str = "INFO"
@@ -172,7 +173,7 @@ class Settings(BaseSettings):
                 raise ValueError("must be ADDRESS or ADDRESS@PORT, such as 192.0.2.53@53") from error
         return nameserver
 
-    @field_validator("metrics_bind")
+    @field_validator("metrics_bind", "api_bind")
     @classmethod
     def _host_and_port(cls, bind: str | None) -> str | None:
         if bind is not None:
@@ -182,7 +183,7 @@ class Settings(BaseSettings):
                 if not (port.isdecimal() and 1 <= int(port) <= 65535):
                     raise ValueError
             except ValueError as error:
-                raise ValueError("must be ADDRESS:PORT, such as 127.0.0.1:9464") from error
+                raise ValueError("must be ADDRESS:PORT, such as 127.0.0.1:8080") from error
         return bind
 
     @field_validator("home", mode="after")

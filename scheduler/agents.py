@@ -15,6 +15,7 @@ from models.errors import Conflict, Invalid, NotFound
 from models.schema import agents, calls, campaigns
 from models.settings import LONGEST_CALL_LIMIT, Settings
 from scheduler.fields import thing_name
+from scheduler.refs import Ref, is_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,8 @@ class Agent:
     created_at: datetime
     fallback: str | None  #: the sound for the person whom it did not reach; None: the default
     max_call_seconds: int | None  #: None: the longest call of the settings
+    webhook_url: str | None
+    max_concurrent_calls: int | None  #: None: as many as its trunks carry
 
 
 def check_connect(text: str, settings: Settings) -> str:
@@ -77,7 +80,7 @@ def create(
 def update(
     connection: Connection,
     settings: Settings,
-    name: str,
+    agent: Ref,
     *,
     connect: str | None = None,
     fallback: str | None = None,
@@ -87,7 +90,6 @@ def update(
 
     Raises `NotFound` and `Invalid`.
     """
-    thing_name(name, field="agent")
     changes: dict[str, object] = {}
     if connect is not None:
         changes["connect"] = check_connect(connect, settings)
@@ -96,12 +98,14 @@ def update(
     if max_call_seconds is not None:
         changes["max_call_seconds"] = _max_call_seconds(max_call_seconds)
     row = (
-        connection.execute(agents.update().where(agents.c.name == name).values(changes).returning(agents))
+        connection.execute(
+            agents.update().where(is_named(agents, agent, kind="agent")).values(changes).returning(agents)
+        )
         .mappings()
         .first()
     )
     if row is None:
-        raise NotFound("agent", name)
+        raise NotFound("agent", str(agent))
     return Agent(**row)
 
 
@@ -115,12 +119,11 @@ def _max_call_seconds(seconds: int | None) -> int | None:
     return seconds or None
 
 
-def get(connection: Connection, name: str) -> Agent:
+def get(connection: Connection, agent: Ref) -> Agent:
     """Raises `NotFound`."""
-    thing_name(name, field="agent")
-    row = connection.execute(select(agents).where(agents.c.name == name)).mappings().first()
+    row = connection.execute(select(agents).where(is_named(agents, agent, kind="agent"))).mappings().first()
     if row is None:
-        raise NotFound("agent", name)
+        raise NotFound("agent", str(agent))
     return Agent(**row)
 
 
@@ -129,14 +132,14 @@ def list_all(connection: Connection) -> list[Agent]:
     return [Agent(**row) for row in connection.execute(select(agents).order_by(agents.c.name)).mappings()]
 
 
-def delete(connection: Connection, name: str) -> None:
+def delete(connection: Connection, agent: Ref) -> None:
     """Raises `NotFound`, and `Conflict` for an agent that has campaigns or calls: their history names it."""
-    thing_name(name, field="agent")
-    agent_id = connection.execute(
-        select(agents.c.id).where(agents.c.name == name).with_for_update()
-    ).scalar_one_or_none()
-    if agent_id is None:
-        raise NotFound("agent", name)
+    found = connection.execute(
+        select(agents.c.id, agents.c.name).where(is_named(agents, agent, kind="agent")).with_for_update()
+    ).one_or_none()
+    if found is None:
+        raise NotFound("agent", str(agent))
+    agent_id, name = found
     # a campaign's calls have its agent, so only single calls are looked at one by one
     used = connection.execute(
         select(

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Row, any_, func, select, update
 from models.errors import Conflict, Invalid, NotFound
 from models.schema import agent_health, attempts, calls, campaign_status, campaigns, phone_numbers, trunks
 from models.statuses import CALL_TRANSITIONS, CAMPAIGN_ENDS, CAMPAIGN_TRANSITIONS, CampaignStatus, Status
-from scheduler.fields import thing_name
+from scheduler.refs import Ref, is_named
 
 S = CampaignStatus
 
@@ -86,29 +86,30 @@ class TrunkInUse:
     max_concurrent_calls: int
 
 
-def campaign_id(connection: Connection, name: str) -> UUID:
+def campaign_id(connection: Connection, campaign: Ref) -> UUID:
     """Raises `NotFound`."""
-    thing_name(name, field="campaign")
-    found: UUID | None = connection.execute(select(campaigns.c.id).where(campaigns.c.name == name)).scalar_one_or_none()
+    found: UUID | None = connection.execute(
+        select(campaigns.c.id).where(is_named(campaigns, campaign, kind="campaign"))
+    ).scalar_one_or_none()
     if found is None:
-        raise NotFound("campaign", name)
+        raise NotFound("campaign", str(campaign))
     return found
 
 
-def start(connection: Connection, name: str) -> None:
+def start(connection: Connection, campaign: Ref) -> None:
     """ready → running. The caller wakes the leader after the commit. Raises `NotFound` and `Conflict`."""
-    _run(connection, name, S.READY)
+    _run(connection, campaign, S.READY)
 
 
-def resume(connection: Connection, name: str) -> None:
+def resume(connection: Connection, campaign: Ref) -> None:
     """paused → running. The caller wakes the leader after the commit. Raises `NotFound` and `Conflict`."""
-    _run(connection, name, S.PAUSED)
+    _run(connection, campaign, S.PAUSED)
 
 
-def counts(connection: Connection, name: str) -> Counts:
+def counts(connection: Connection, campaign: Ref) -> Counts:
     """How the campaign is going, in one read that never counts calls. Raises `NotFound`."""
     row = connection.execute(
-        select(campaign_status).where(campaign_status.c.campaign_id == campaign_id(connection, name))
+        select(campaign_status).where(campaign_status.c.campaign_id == campaign_id(connection, campaign))
     ).mappings()
     return Counts(**row.one())
 
@@ -123,20 +124,20 @@ def all_counts(connection: Connection) -> list[Counts]:
     return [Counts(**row) for row in rows.mappings()]
 
 
-def trunks_of(connection: Connection, name: str) -> list[TrunkInUse]:
+def trunks_of(connection: Connection, campaign: Ref) -> list[TrunkInUse]:
     """The trunks of the campaign's numbers. Raises `NotFound`."""
     rows = connection.execute(
         select(trunks.c.id, trunks.c.name, trunks.c.max_concurrent_calls)
         .distinct()
         .join(phone_numbers, phone_numbers.c.trunk_id == trunks.c.id)
         .join(campaigns, phone_numbers.c.phone_number == any_(campaigns.c.from_numbers))
-        .where(campaigns.c.id == campaign_id(connection, name))
+        .where(campaigns.c.id == campaign_id(connection, campaign))
         .order_by(trunks.c.name)
     )
     return [TrunkInUse(**row) for row in rows.mappings()]
 
 
-def list_calls(connection: Connection, name: str, status: str | None = None) -> Iterator[Row[tuple[object, ...]]]:
+def list_calls(connection: Connection, campaign: Ref, status: str | None = None) -> Iterator[Row[tuple[object, ...]]]:
     """The campaign's calls with `CALL_COLUMNS`, by phone number: the order of an index, so that the
     first row comes at once and ten million take no memory. The connection is busy until the end.
 
@@ -160,7 +161,7 @@ def list_calls(connection: Connection, name: str, status: str | None = None) -> 
             calls.c.explanation,
         )
         .outerjoin(attempts, attempts.c.id == calls.c.current_attempt_id)
-        .where(calls.c.campaign_id == campaign_id(connection, name))
+        .where(calls.c.campaign_id == campaign_id(connection, campaign))
         .order_by(calls.c.phone_number)
     )
     if status is not None:
@@ -168,10 +169,10 @@ def list_calls(connection: Connection, name: str, status: str | None = None) -> 
     return iter(connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(query))
 
 
-def _run(connection: Connection, name: str, old: CampaignStatus) -> None:
+def _run(connection: Connection, campaign: Ref, old: CampaignStatus) -> None:
     if S.RUNNING not in CAMPAIGN_TRANSITIONS[old]:
         raise AssertionError(old)
-    found = campaign_id(connection, name)
+    found = campaign_id(connection, campaign)
     moved = connection.execute(
         update(campaigns)
         .where(campaigns.c.id == found, campaigns.c.status == old)
@@ -186,9 +187,10 @@ def _run(connection: Connection, name: str, old: CampaignStatus) -> None:
     if moved is not None:  # what its agent missed before says nothing of now
         connection.execute(agent_health.delete().where(agent_health.c.agent_id == moved))
         return
-    status = connection.execute(select(campaigns.c.status).where(campaigns.c.id == found)).scalar_one_or_none()
-    if status is None:
-        raise NotFound("campaign", name)
+    row = connection.execute(select(campaigns.c.name, campaigns.c.status).where(campaigns.c.id == found)).one_or_none()
+    if row is None:
+        raise NotFound("campaign", str(campaign))
+    name, status = row
     verb = "started" if old is S.READY else "resumed"
     advice = {
         S.LOADING: "wait until its upload has ended",

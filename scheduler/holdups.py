@@ -25,6 +25,7 @@ from models.statuses import CampaignStatus
 from scheduler import campaigns as campaign_rows
 from scheduler import trunk_health
 from scheduler.campaigns import Counts
+from scheduler.refs import Ref
 
 _UNCLAIMED_FOR = timedelta(seconds=3)
 
@@ -50,9 +51,9 @@ class CampaignNow:
     holdups: Sequence[Holdup]
 
 
-def explain(connection: Connection, slots: Slots | None, name: str) -> CampaignNow:
+def explain(connection: Connection, slots: Slots | None, campaign: Ref) -> CampaignNow:
     """`slots` is None where there is no Redis. Raises `NotFound`."""
-    counts = campaign_rows.counts(connection, name)
+    counts = campaign_rows.counts(connection, campaign)
     return CampaignNow(counts=counts, holdups=list(_holdups(connection, slots, counts)))
 
 

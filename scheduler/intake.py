@@ -26,6 +26,7 @@ from scheduler.csv_rows import Columns, CsvFile, Recipient, Row, open_csv
 from scheduler.fields import thing_name
 from scheduler.loads import Counts, Load, NewCampaign, Rejection, loading
 from scheduler.phone_numbers import allowed, country_code, e164
+from scheduler.refs import Ref, is_named
 
 MOST_CALLS = 1_000_000
 CHUNK_ROWS = 10_000
@@ -59,7 +60,7 @@ def upload(
     path: Path,
     *,
     name: str,
-    agent: str,
+    agent: Ref,
     from_numbers: Sequence[str],
     max_concurrent_calls: int | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -82,7 +83,7 @@ def upload(
         with open_csv(path) as file:
             campaign = NewCampaign(
                 name=name,
-                agent=agent,
+                agent=str(agent),
                 agent_id=agent_id,
                 from_numbers=numbers,
                 max_concurrent_calls=max_concurrent_calls,
@@ -196,11 +197,10 @@ class _Chunks:
         return self._file.columns
 
 
-def _agent_id(connection: Connection, agent: str) -> UUID:
-    thing_name(agent, field="agent")
-    found = connection.execute(select(agents.c.id).where(agents.c.name == agent)).first()
+def _agent_id(connection: Connection, agent: Ref) -> UUID:
+    found = connection.execute(select(agents.c.id).where(is_named(agents, agent, kind="agent"))).first()
     if not found:
-        raise NotFound("agent", agent)
+        raise NotFound("agent", str(agent))
     agent_id: UUID = found.id
     return agent_id
 

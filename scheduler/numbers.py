@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from uuid import UUID
 
 import uuid_utils.compat
 from sqlalchemy import Connection, delete, func, select
@@ -12,31 +13,31 @@ from sqlalchemy.dialects.postgresql import insert
 
 from models.errors import Conflict, NotFound
 from models.schema import calls, campaigns, phone_numbers, trunks
-from scheduler.fields import thing_name
 from scheduler.phone_numbers import e164
+from scheduler.refs import Ref, is_named
 
 
 @dataclass(frozen=True, kw_only=True)
 class RegisteredNumber:
+    id: UUID
     phone_number: str
     trunk: str
     created_at: datetime
 
 
-def add(connection: Connection, phone_number: str, trunk: str) -> str:
+def add(connection: Connection, phone_number: str, trunk: Ref) -> str:
     """Registers a number on a trunk; returns it as it is kept.
 
     Raises `Invalid` for what is no number, `NotFound` for the trunk, and `Conflict`, naming the trunk
     that has the number already.
     """
     number = e164(phone_number)
-    thing_name(trunk, field="trunk")
     # the trunk stays as long as this transaction
     trunk_id = connection.execute(
-        select(trunks.c.id).where(trunks.c.name == trunk).with_for_update(key_share=True, read=True)
+        select(trunks.c.id).where(is_named(trunks, trunk, kind="trunk")).with_for_update(key_share=True, read=True)
     ).scalar_one_or_none()
     if trunk_id is None:
-        raise NotFound("trunk", trunk)
+        raise NotFound("trunk", str(trunk))
     added = connection.execute(
         insert(phone_numbers)
         .values(id=uuid_utils.compat.uuid7(), phone_number=number, trunk_id=trunk_id)
@@ -54,7 +55,9 @@ def add(connection: Connection, phone_number: str, trunk: str) -> str:
 def list_all(connection: Connection) -> list[RegisteredNumber]:
     """All registered numbers by trunk."""
     rows = connection.execute(
-        select(phone_numbers.c.phone_number, trunks.c.name.label("trunk"), phone_numbers.c.created_at)
+        select(
+            phone_numbers.c.id, phone_numbers.c.phone_number, trunks.c.name.label("trunk"), phone_numbers.c.created_at
+        )
         .join(trunks)
         .order_by(trunks.c.name, phone_numbers.c.phone_number)
     )

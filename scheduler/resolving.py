@@ -31,6 +31,7 @@ from models.statements import statement
 from models.statuses import CampaignStatus, Status
 from scheduler.campaigns import campaign_id
 from scheduler.presence import open_redis
+from scheduler.refs import Ref
 
 
 class Decision(StrEnum):
@@ -50,7 +51,7 @@ class Resolved:
 
 
 def resolve(
-    settings: Settings, decision: Decision, *, campaign: str | None = None, calls: Sequence[UUID] | None = None
+    settings: Settings, decision: Decision, *, campaign: Ref | None = None, calls: Sequence[UUID] | None = None
 ) -> Resolved:
     """Carries out an operator's decision on the unknown calls of a campaign, or on some calls, of campaigns or single.
 
@@ -88,7 +89,7 @@ def resolve(
     )
 
 
-def _find(engine: Engine, decision: Decision, campaign: str | None, calls: Sequence[UUID] | None) -> list[Row[Any]]:
+def _find(engine: Engine, decision: Decision, campaign: Ref | None, calls: Sequence[UUID] | None) -> list[Row[Any]]:
     """The unknown calls that are meant. Raises as `resolve` does."""
     with engine.begin() as connection:
         of_campaign = campaign_id(connection, campaign) if campaign is not None else None

@@ -17,9 +17,10 @@ from models.errors import Invalid, NotFound
 from models.schema import agents, call_events, calls, phone_numbers, trunks
 from models.statuses import FINAL, Status
 from scheduler import trunks as trunk_rows
-from scheduler.fields import thing_name, value
+from scheduler.fields import value
 from scheduler.fields import variables as check_variables
 from scheduler.phone_numbers import allowed, e164
+from scheduler.refs import Ref, is_named
 
 _POLL_SECONDS = 0.1
 
@@ -38,7 +39,7 @@ def place(
     connection: Connection,
     *,
     phone_number: str,
-    agent: str,
+    agent: Ref,
     from_number: str,
     name: str | None = None,
     variables: Mapping[str, str] | None = None,
@@ -52,13 +53,12 @@ def place(
     caller = e164(from_number, field="from")
     person = value(name, field="name") if name else None
     values = check_variables(variables or {})
-    thing_name(agent, field="agent")
     # the agent stays as long as this transaction
     agent_id = connection.execute(
-        select(agents.c.id).where(agents.c.name == agent).with_for_update(key_share=True, read=True)
+        select(agents.c.id).where(is_named(agents, agent, kind="agent")).with_for_update(key_share=True, read=True)
     ).scalar_one_or_none()
     if agent_id is None:
-        raise NotFound("agent", agent)
+        raise NotFound("agent", str(agent))
     line = connection.execute(
         select(trunks.c.id, trunks.c.name, trunks.c.is_active)
         .join(phone_numbers, phone_numbers.c.trunk_id == trunks.c.id)

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, Row
+from sqlalchemy import Connection, Engine, Row, select
 
 from asterisk.pool import AmiError, AmiPool
 from asterisk.reconcile import SECOND_LOOK_AFTER
@@ -28,12 +28,14 @@ from models.database import NEVER_IDLE, open_engine, readable_errors
 from models.errors import Conflict, NotFound, Unavailable
 from models.explanations import Ending, Verdict, explain
 from models.outcome import Disposition
+from models.schema import campaigns
 from models.settings import Settings
 from models.slots import Away, Slots
 from models.statements import statement
 from models.statuses import CAMPAIGN_TRANSITIONS, DIALABLE, FINAL, CampaignStatus, Status
 from scheduler.housekeeping import STOPPED, cancel_scheduled
 from scheduler.presence import open_redis
+from scheduler.refs import Ref, is_named
 
 IN_HAND = 5.0  # seconds that claims get to show a channel
 _ASK_EVERY = 0.05
@@ -50,20 +52,20 @@ class Stopped:
     still_up: int  #: calls ringing or talking
 
 
-def pause(settings: Settings, name: str) -> Stopped:
+def pause(settings: Settings, campaign: Ref) -> Stopped:
     """running → paused. Calls that are up go on.
 
     Raises NotFound, Conflict, or Unavailable when Postgres, Redis or a node does not answer (the
     campaign is then paused all the same, and the message says what is not known).
     """
     with _Operator.of(settings) as operator:
-        return operator.stop_campaign(name, CampaignStatus.PAUSED)
+        return operator.stop_campaign(campaign, CampaignStatus.PAUSED)
 
 
-def stop(settings: Settings, name: str, *, hang_up: bool = False) -> Stopped:
+def stop(settings: Settings, campaign: Ref, *, hang_up: bool = False) -> Stopped:
     """→ stopped: what is scheduled or queued becomes canceled; with `hang_up` what is up is ended too."""
     with _Operator.of(settings) as operator:
-        return operator.stop_campaign(name, CampaignStatus.STOPPED, hang_up=hang_up)
+        return operator.stop_campaign(campaign, CampaignStatus.STOPPED, hang_up=hang_up)
 
 
 def hang_up(settings: Settings, call_id: UUID) -> str:
@@ -99,9 +101,9 @@ class _Operator:
         finally:
             engine.dispose()
 
-    def stop_campaign(self, name: str, to: CampaignStatus, *, hang_up: bool = False) -> Stopped:
+    def stop_campaign(self, campaign: Ref, to: CampaignStatus, *, hang_up: bool = False) -> Stopped:
         with self.engine.begin() as connection:
-            campaign_id = self._set_status(connection, name, to)
+            campaign_id = self._set_status(connection, campaign, to)
             queued = self._attempts(connection, campaign_id, Status.QUEUED)
             before = self._counts(connection, campaign_id)
             withdrawn = self._withdraw(connection, queued, Status.QUEUED, to)
@@ -158,16 +160,18 @@ class _Operator:
             "call: asked to end, but its end was not seen yet: look again with `trunkline campaign calls`"
         )
 
-    def _set_status(self, connection: Connection, name: str, to: CampaignStatus) -> UUID:
+    def _set_status(self, connection: Connection, campaign: Ref, to: CampaignStatus) -> UUID:
         """Locks the campaign's row: from here on no claim of it goes through."""
-        row = connection.exec_driver_sql(
-            "SELECT id, status FROM campaigns WHERE name = %(name)s FOR UPDATE", {"name": name}
+        row = connection.execute(
+            select(campaigns.c.id, campaigns.c.name, campaigns.c.status)
+            .where(is_named(campaigns, campaign, kind="campaign"))
+            .with_for_update()
         ).one_or_none()
         if row is None:
-            raise NotFound("campaign", name)
+            raise NotFound("campaign", str(campaign))
         if row.status != to:
             if to not in CAMPAIGN_TRANSITIONS[CampaignStatus(row.status)]:
-                raise Conflict(f"campaign: {name!r} is {row.status} and cannot become {to}")
+                raise Conflict(f"campaign: {row.name!r} is {row.status} and cannot become {to}")
             connection.exec_driver_sql(
                 "UPDATE campaigns SET status = %(to)s, pause_reason = NULL, updated_at = now(),"
                 " ended_at = CASE WHEN %(to)s = 'stopped' THEN now() END WHERE id = %(id)s",

@@ -27,6 +27,7 @@ from scheduler.phone_numbers import e164
 from scheduler.presence import require_asterisk
 from scheduler.probe import Gateway, Viewpoint, probe
 from scheduler.prober import record, transport_word
+from scheduler.refs import Ref
 from scheduler.stopping import hang_up
 from scheduler.trunk_evidence import Attempt, attempts_of
 from scheduler.trunk_points import Look, Point, points_of
@@ -46,13 +47,13 @@ class TrunkCheck:
         return any(point.verdict is Verdict.WRONG for point in self.points)
 
 
-def check(engine: Engine, settings: Settings, name: str) -> TrunkCheck:
+def check(engine: Engine, settings: Settings, trunk_ref: Ref) -> TrunkCheck:
     """Looks at the trunk's gateways now, and at what its calls have shown. Raises `NotFound`.
 
     What was found of the gateways is written to `gateway_probes`, as the prober does.
     """
     with engine.begin() as connection:
-        trunk = trunks.get(connection, name)
+        trunk = trunks.get(connection, trunk_ref)
         gateways = _gateways(connection, trunk)
         attempts = attempts_of(connection, trunk.id)
     looks = asyncio.run(_look_at(gateways, Viewpoint.of(settings)))
@@ -60,14 +61,14 @@ def check(engine: Engine, settings: Settings, name: str) -> TrunkCheck:
         for look in looks:
             record(connection, look.id, look.found)
     now_valid = [attempt for attempt in attempts if attempt.initiated_at >= trunk.updated_at]
-    return TrunkCheck(trunk=name, points=tuple(points_of(settings, trunk, looks, now_valid)))
+    return TrunkCheck(trunk=trunk.name, points=tuple(points_of(settings, trunk, looks, now_valid)))
 
 
 def check_by_call(
     engine: Engine,
     settings: Settings,
     slots: Slots,
-    name: str,
+    trunk_ref: Ref,
     *,
     to: str,
     from_number: str | None = None,
@@ -80,18 +81,18 @@ def check_by_call(
     """
     number = e164(to)
     with engine.begin() as connection:
-        trunk = trunks.get(connection, name)
+        trunk = trunks.get(connection, trunk_ref)
     caller = _caller(trunk, from_number)
     if caller is None or not trunk.is_active:
         sentence = "Not made: the trunk is off." if caller else "Not made: the trunk has no number to call from."
-        return _and(check(engine, settings, name), Verdict.WRONG, sentence)
+        return _and(check(engine, settings, trunk.id), Verdict.WRONG, sentence)
     with engine.begin() as connection:
         require_asterisk(connection)
         _have_agent(connection, settings)
         call_id = single.place(connection, phone_number=number, agent=_AGENT, from_number=caller)
     slots.wake()
     end = _wait_for_end(engine, settings, call_id, on_change)
-    done = check(engine, settings, name)
+    done = check(engine, settings, trunk.id)
     with engine.begin() as connection:
         made = [attempt for attempt in attempts_of(connection, trunk.id) if attempt.call_id == call_id]
     why = f"{end.status.value}. {end.explanation or ''}".strip()

@@ -21,9 +21,9 @@ from sqlalchemy.exc import IntegrityError
 from models.errors import Conflict, Invalid, NotFound
 from models.schema import attempts, phone_numbers, trunk_credentials, trunk_gateways, trunks
 from models.statuses import OPEN, Status
-from scheduler.fields import thing_name
 from scheduler.numbers import refuse_if_awaited
 from scheduler.phone_numbers import country_code
+from scheduler.refs import Ref, is_named
 from scheduler.trunk_fields import Gateway, TrunkCreate, TrunkUpdate
 
 __all__ = [
@@ -94,15 +94,14 @@ def create(connection: Connection, new: TrunkCreate) -> Trunk:
         raise _taken(new.name) from error
     _write_gateways(connection, trunk_id, new.gateways)
     _write_credentials(connection, trunk_id, new)
-    return get(connection, new.name)
+    return get(connection, trunk_id)
 
 
-def get(connection: Connection, name: str) -> Trunk:
+def get(connection: Connection, trunk: Ref) -> Trunk:
     """Raises `NotFound`."""
-    thing_name(name, field="trunk")
-    found = _select(connection, trunks.c.name == name)
+    found = _select(connection, is_named(trunks, trunk, kind="trunk"))
     if not found:
-        raise NotFound("trunk", name)
+        raise NotFound("trunk", str(trunk))
     return found[0]
 
 
@@ -111,13 +110,13 @@ def list_all(connection: Connection) -> list[Trunk]:
     return _select(connection)
 
 
-def update(connection: Connection, name: str, change: TrunkUpdate) -> Trunk:
+def update(connection: Connection, trunk: Ref, change: TrunkUpdate) -> Trunk:
     """Changes what was given and nothing else. A gateway that stays keeps its id, and so its calls.
 
     Raises `NotFound`, `Conflict` for a name that is taken, and `Invalid`: a field that cannot be empty,
     or fields that would not go together.
     """
-    trunk_id = _lock(connection, name)
+    trunk_id, _ = _lock(connection, trunk)
     given = change.model_dump(include=change.model_fields_set)
     for field, new in given.items():
         if new is None and field not in _CREDENTIALS and field != "gateways" and not trunks.c[field].nullable:
@@ -141,23 +140,22 @@ def update(connection: Connection, name: str, change: TrunkUpdate) -> Trunk:
         connection.execute(trunk_credentials.delete().where(trunk_credentials.c.trunk_id == trunk_id))
     else:
         _write_credentials(connection, trunk_id, change)
-    return get(connection, after["name"])
+    return get(connection, trunk_id)
 
 
-def set_active(connection: Connection, name: str, active: bool) -> None:
+def set_active(connection: Connection, trunk: Ref, active: bool) -> None:
     """Switches a trunk on or off; off stops the very next call. Raises `NotFound`."""
-    connection.execute(
-        trunks.update().where(trunks.c.id == _lock(connection, name)).values(is_active=active, updated_at=func.now())
-    )
+    trunk_id, _ = _lock(connection, trunk)
+    connection.execute(trunks.update().where(trunks.c.id == trunk_id).values(is_active=active, updated_at=func.now()))
 
 
-def delete(connection: Connection, name: str) -> int:
+def delete(connection: Connection, trunk: Ref) -> int:
     """Removes a trunk with its gateways, credentials and numbers; returns how many numbers it had.
 
     Raises `NotFound`, and `Conflict` while attempts are open on it (an end that is seen later could not
     be told from somebody else's) or somebody is still to be called from one of its numbers.
     """
-    trunk_id = _lock(connection, name)
+    trunk_id, name = _lock(connection, trunk)
     still = connection.execute(
         select(func.count()).select_from(attempts).where(attempts.c.trunk_id == trunk_id, _holds_a_slot())
     ).scalar_one()
@@ -213,14 +211,14 @@ def _select(connection: Connection, *where: ColumnElement[bool]) -> list[Trunk]:
     ]
 
 
-def _lock(connection: Connection, name: str) -> UUID:
-    thing_name(name, field="trunk")
-    trunk_id: UUID | None = connection.execute(
-        select(trunks.c.id).where(trunks.c.name == name).with_for_update()
-    ).scalar_one_or_none()
-    if trunk_id is None:
-        raise NotFound("trunk", name)
-    return trunk_id
+def _lock(connection: Connection, trunk: Ref) -> tuple[UUID, str]:
+    """Its id and its name."""
+    found = connection.execute(
+        select(trunks.c.id, trunks.c.name).where(is_named(trunks, trunk, kind="trunk")).with_for_update()
+    ).one_or_none()
+    if found is None:
+        raise NotFound("trunk", str(trunk))
+    return found.id, found.name
 
 
 def _check_together(fields: Mapping[str, Any]) -> None:

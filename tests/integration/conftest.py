@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
+import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+import httpx
 import psycopg
 import pytest
 import redis
+import uvicorn
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from pydantic import SecretStr
 from sqlalchemy import Engine
@@ -22,7 +27,9 @@ from deploy.embedded.valkey import Valkey
 from deploy.part import free_port, running
 from models.database import migrate, open_engine
 from models.settings import Settings
-from tests.integration.system import System
+from scheduler.api.app import make_app
+from tests.integration.http import client, make_key
+from tests.integration.system import System, until
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,3 +136,39 @@ def whole_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 def system(whole_system: System) -> System:
     whole_system.begin_test()
     return whole_system
+
+
+@pytest.fixture
+def api(system: System) -> Iterator[httpx.Client]:
+    """Asks the API of the whole system, as an administrator."""
+    with client(system.stack.runtime["api_url"], make_key(system.engine)) as made:
+        yield made
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallApi:
+    """The API alone, over a database and a Valkey of the test's own: nothing dials."""
+
+    url: str
+    database: Database
+    settings: Settings
+
+    def client(self, scope: str = "admin") -> AbstractContextManager[httpx.Client]:
+        return client(self.url, make_key(self.database.engine, scope))
+
+
+@pytest.fixture
+def small_api(database: Database, valkey: Valkey) -> Iterator[SmallApi]:
+    """In a thread of this process, on a socket: what a request costs is a request, not a start."""
+    settings = database.settings.model_copy(update={"redis_url": SecretStr(valkey.url)})
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = uvicorn.Server(uvicorn.Config(make_app(settings), log_config=None, server_header=False))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            until(lambda: server.started, what="the API answers")
+            url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+            yield SmallApi(url=url, database=database, settings=settings)
+        finally:
+            server.should_exit = True
+            thread.join()

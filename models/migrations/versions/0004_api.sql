@@ -1,0 +1,85 @@
+-- What the HTTP API keeps.
+
+-- A key is 256 random bits, so its plain SHA-256 can be neither guessed nor turned back.
+CREATE TABLE api_keys (
+  id            uuid PRIMARY KEY,
+  name          text NOT NULL UNIQUE,
+  scope         text NOT NULL CHECK (scope IN ('read', 'call', 'admin')),
+  sha256        bytea NOT NULL UNIQUE CHECK (length(sha256) = 32),
+  created_at    timestamptz NOT NULL DEFAULT now(),
+  last_used_at  timestamptz,  -- to the minute
+  revoked_at    timestamptz
+);
+
+-- What was made for an Idempotency-Key: the same key and body get the same answer, which follows from the thing alone.
+CREATE TABLE idempotency_keys (
+  api_key_id  uuid NOT NULL REFERENCES api_keys ON DELETE CASCADE,
+  key         text NOT NULL CHECK (length(key) BETWEEN 1 AND 255),
+  sha256      bytea NOT NULL,  -- of the request: what was asked of whom
+  thing_id    uuid NOT NULL,   -- the call, or the campaign
+  created_at  timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (api_key_id, key)
+);
+CREATE INDEX idempotency_keys_age ON idempotency_keys (created_at);
+
+ALTER TABLE agents ADD COLUMN webhook_url text;
+ALTER TABLE agents ADD COLUMN max_concurrent_calls integer CHECK (max_concurrent_calls > 0);
+ALTER TABLE campaigns ADD COLUMN webhook_url text;  -- instead of its agent's
+ALTER TABLE campaigns ADD COLUMN scheduled_at timestamptz;  -- a ready campaign starts then by itself
+ALTER TABLE campaigns ADD COLUMN file_name text;
+ALTER TABLE campaigns ADD COLUMN retry_config jsonb;
+ALTER TABLE calls ADD COLUMN retry_config jsonb;  -- of a single call
+ALTER TABLE calls ADD COLUMN bypass_call_guardrails boolean NOT NULL DEFAULT false;
+CREATE INDEX campaigns_scheduled ON campaigns (scheduled_at) WHERE status = 'ready' AND scheduled_at IS NOT NULL;
+
+-- ---------------------------------------------------------------------------------------------
+-- Webhooks: written by the transition itself, so that none is lost; sent by workers of their own
+-- ---------------------------------------------------------------------------------------------
+
+CREATE TABLE webhook_deliveries (
+  id             uuid PRIMARY KEY DEFAULT gen_random_uuid(),  -- the `webhook-id`: the same at every try
+  call_id        uuid NOT NULL,
+  status         text NOT NULL,  -- that the call came to
+  at             timestamptz NOT NULL DEFAULT clock_timestamp(),
+  url            text NOT NULL,
+  due_at         timestamptz NOT NULL DEFAULT clock_timestamp(),
+  tries          integer NOT NULL DEFAULT 0,
+  last_error     text,
+  given_up_at    timestamptz
+);
+CREATE INDEX webhook_deliveries_due ON webhook_deliveries (due_at) WHERE given_up_at IS NULL;
+CREATE INDEX webhook_deliveries_given_up ON webhook_deliveries (given_up_at) WHERE given_up_at IS NOT NULL;
+
+-- What the secrets of receivers are derived from. The newest signs; one that was replaced does so beside it for a day.
+CREATE TABLE webhook_keys (
+  id          uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+  secret      bytea NOT NULL CHECK (length(secret) = 32),
+  created_at  timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+CREATE OR REPLACE FUNCTION calls_moved() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+BEGIN
+  WITH moved AS (
+    SELECT n.id, n.campaign_id, n.agent_id, n.current_attempt_id, n.disposition, o.status AS left_status, n.status AS reached_status
+    FROM was o JOIN now n USING (id) WHERE o.status <> n.status
+  ), counted AS (
+    INSERT INTO campaign_count_deltas (campaign_id, status, calls)
+    SELECT campaign_id, status, sum(n)
+    FROM (SELECT campaign_id, left_status AS status, -1 AS n FROM moved UNION ALL SELECT campaign_id, reached_status, 1 FROM moved) both_sides
+    WHERE campaign_id IS NOT NULL GROUP BY campaign_id, status HAVING sum(n) <> 0
+  ), told AS (
+    INSERT INTO webhook_deliveries (call_id, status, url)
+    SELECT moved.id, reached_status, coalesce(p.webhook_url, g.webhook_url)
+    FROM moved LEFT JOIN campaigns p ON p.id = campaign_id JOIN agents g ON g.id = moved.agent_id
+    WHERE coalesce(p.webhook_url, g.webhook_url) IS NOT NULL
+  )
+  INSERT INTO call_events (subject, call_id, attempt_id, from_status, to_status, disposition)
+  SELECT 'call', id, current_attempt_id, left_status, reached_status, disposition FROM moved;
+  RETURN NULL;
+END $$;
+
+-- ---------------------------------------------------------------------------------------------
+-- Rights
+-- ---------------------------------------------------------------------------------------------
+
+GRANT SELECT, INSERT, UPDATE, DELETE ON api_keys, idempotency_keys, webhook_deliveries, webhook_keys TO trunkline_services;

@@ -1,0 +1,68 @@
+"""Idempotency-Key: who asks again because no answer came gets the answer of the first time, and nothing is made twice.
+
+The answer is not kept: it follows from the thing that was made, whose id is. A key is its API key's own, and is forgotten
+after a day.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, delete, func, select
+from sqlalchemy.dialects.postgresql import insert
+
+from models.errors import Invalid
+from models.schema import idempotency_keys
+
+KEPT_FOR = timedelta(days=1)
+_FIELD = "Idempotency-Key"
+_LONGEST = 255
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What was asked, by whom, under which key."""
+
+    api_key_id: UUID
+    key: str
+    sha256: bytes
+
+    @classmethod
+    def of(cls, api_key_id: UUID, key: str, what: str, body: Mapping[str, Any]) -> Asked:
+        """`what` is the request's line, `body` what it holds, a file by its hash. Raises `Invalid` for a key that is none."""
+        if not 1 <= len(key) <= _LONGEST or not key.isascii() or not key.isprintable():
+            raise Invalid(_FIELD, f"must be 1 to {_LONGEST} printable ASCII characters")
+        text = json.dumps([what, body], sort_keys=True, default=str)
+        return cls(api_key_id=api_key_id, key=key, sha256=hashlib.sha256(text.encode()).digest())
+
+
+def thing_for(connection: Connection, asked: Asked, new_id: UUID) -> UUID:
+    """`new_id` if this is asked for the first time, which is kept from the commit on; otherwise the id of that time.
+
+    Two that ask at once take turns: the second waits for the first one's commit. Raises `Invalid` where the key was used for
+    something else.
+    """
+    i = idempotency_keys.c
+    connection.execute(
+        insert(idempotency_keys)
+        .values(api_key_id=asked.api_key_id, key=asked.key, sha256=asked.sha256, thing_id=new_id)
+        .on_conflict_do_nothing()
+    )
+    row = connection.execute(
+        select(i.thing_id, i.sha256).where(i.api_key_id == asked.api_key_id, i.key == asked.key)
+    ).one()
+    if row.sha256 != asked.sha256:
+        raise Invalid(_FIELD, "was used before with another body: use a new key for a new request")
+    thing_id: UUID = row.thing_id
+    return thing_id
+
+
+def forget_old(connection: Connection) -> None:
+    """For the leader, every hour."""
+    connection.execute(delete(idempotency_keys).where(idempotency_keys.c.created_at < func.now() - KEPT_FOR))
