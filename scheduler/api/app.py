@@ -12,6 +12,7 @@ from fastapi.security import HTTPBearer
 from models.database import NEVER_IDLE, open_engine
 from models.settings import Settings
 from scheduler.api import agents, health
+from scheduler.api.docs import serve_docs
 from scheduler.api.gate import Gate
 from scheduler.api.parts import Parts
 from scheduler.api.problems import MEDIA_TYPE, Problem, answers, handle_problems
@@ -35,12 +36,14 @@ def make_app(settings: Settings) -> FastAPI:
         summary=_SUMMARY,
         version=version("trunkline"),
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
         responses=answers(401, 403, 413, 429, 503),
     )
     app.state.parts = Parts(settings=settings, engine=engine)
     app.add_middleware(Gate, engine=lambda: engine)
     handle_problems(app)
+    serve_docs(app)
     app.include_router(health.router)
     bearer = [Depends(HTTPBearer(auto_error=False, description="A key, as `trunkline key create` shows it."))]
     for part in (agents,):

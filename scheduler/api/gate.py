@@ -33,7 +33,7 @@ class Gate:
         self._engine = engine
 
     async def __call__(self, asked: Asked, receive: Receive, send: Send) -> None:
-        if asked["type"] != "http" or asked["path"] in _OPEN:
+        if asked["type"] != "http" or asked["path"] in _OPEN or asked["path"].startswith("/docs/"):
             await self._app(asked, receive, send)
             return
         scheme, _, given = Headers(scope=asked).get("authorization", "").partition(" ")
