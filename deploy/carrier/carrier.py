@@ -59,7 +59,8 @@ class Carrier:
     """A SIP carrier whose dialled numbers decide what happens (`deploy.carrier.numbers`).
 
     With `challenge` every number but the silent one asks for `username` and `password` first; without it only the one
-    that always does; with `always`, two digits, every number behaves like those. With `certificate` it is on TLS
+    that always does; with `always`, two digits, every number behaves like those. With `plus` a number exists only if it
+    is written with its plus (True) or without (False). With `certificate` it is on TLS
     whatever `transport` says. `port` 0 finds a free one, which the carrier keeps when it is started again. `log` is
     appended to, one flushed line an event, and is whole at any moment; `deploy.carrier.witness` reads it. Audio is
     echoed, encrypted (SDES) where the caller offers that. Not thread-safe: one owner starts and stops it.
@@ -76,6 +77,7 @@ class Carrier:
         port: int = 0,
         challenge: bool = False,
         always: str = "",
+        plus: bool | None = None,
         transport: Transport = "UDP",
         certificate: Certificate | None = None,
     ) -> None:
@@ -89,7 +91,7 @@ class Carrier:
         self._rtp_port = _free_ports(host, 3)
         self._server = f"carrier-{secrets.token_hex(8)}"
         self._scenario = render(
-            username=username, password=password, challenge=challenge, server=self._server, always=always
+            username=username, password=password, challenge=challenge, server=self._server, always=always, plus=plus
         )
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -46,10 +46,12 @@ _CHALLENGE_MS = 32000
 _SILENCE_MS = 40000
 
 
-def render(*, username: str, password: str, challenge: bool, server: str, always: str = "") -> str:
+def render(
+    *, username: str, password: str, challenge: bool, server: str, always: str = "", plus: bool | None = None
+) -> str:
     """The scenario as XML. With `challenge` every number but the silent one is asked for these credentials.
 
-    `always`: two digits, whose behaviour every number has.
+    `always`: two digits, whose behaviour every number has. `plus`: how a number must be written in order to exist.
 
     `server` is what OPTIONS is answered with, so that a pinger can tell this carrier from another on its port.
     """
@@ -63,6 +65,7 @@ def render(*, username: str, password: str, challenge: bool, server: str, always
         '<nop next="challenge"/>' if challenge else "",
         *(_branch(b, to="challenge") for b in BEHAVIOURS if b.challenges and not challenge),
         '<label id="admitted"/>',
+        _jump_if("^[0-9]" if plus else "^[+]", "number_04", hit="miswritten") if plus is not None else "",
         f'<nop next="{_label(BY_DIGITS[always])}"/>' if always else "",
         *_branches(b for b in BEHAVIOURS if b.kind is not Kind.SILENT),
         *(_block(label, behaviour) for label, behaviour in answers.items()),

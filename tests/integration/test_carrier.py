@@ -400,6 +400,17 @@ def test_strict_carrier_refuses_wrong_credentials(strict_carrier: Carrier) -> No
         assert caller.seen(lambda call: call.status == 403).digest == "wrong"
 
 
+@pytest.mark.parametrize("plus", [True, False])
+def test_a_number_that_is_not_written_as_the_carrier_wants_it_does_not_exist(
+    tree: Path, tmp_path: Path, plus: bool
+) -> None:
+    with Carrier(tree=tree, directory=tmp_path, username=USERNAME, password=PASSWORD, plus=plus) as fussy:
+        for written, status in ((number("86"), 486 if plus else 404), (number("86")[1:], 404 if plus else 486)):
+            with Caller(carrier=fussy, number=written) as caller:
+                caller.invite()
+                caller.refused(status)
+
+
 def test_retransmissions_are_answered_again_and_are_no_new_call(carrier: Carrier) -> None:
     with Caller(carrier=carrier, number=fictional_number(303, "86")) as caller:
         caller.invite()
