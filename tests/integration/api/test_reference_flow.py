@@ -99,10 +99,11 @@ class User:
 
     def ends(self, execution_id: str) -> Any:
         """Step 5: asked again and again, as the documentation has it, until it is over."""
-        return until(
+        over: Any = until(
             lambda: found if (found := self.gets(f"/executions/{execution_id}"))["status"] in FINAL else None,
             what=f"{execution_id} is over",
         )
+        return over
 
     def tries(self, trunk: Trunk, digits: str = "01") -> Any:
         """A call to such a number, and what became of it."""
@@ -225,7 +226,7 @@ def test_a_batch_is_made_scheduled_watched_and_read(user: User, tmp_path: Path) 
     waiting = user.gets(f"/batches/{batch}")
     assert (waiting["status"], waiting["valid_contacts"], waiting["total_contacts"]) == ("scheduled", 3, 4)
     assert waiting["file_name"] == "customers.csv"
-    done = until(
+    done: Any = until(
         lambda: found if (found := user.gets(f"/batches/{batch}"))["status"] == "completed" else None,
         within=60,
         what="the batch is completed",
