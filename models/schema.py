@@ -231,6 +231,7 @@ calls = Table(
     Column("created_at", _when, nullable=False),
     Column("updated_at", _when, nullable=False),
     Column("ended_at", _when),
+    Column("scheduled_at", _when),
     Column("retry_config", JSONB(none_as_null=True)),
     Column("bypass_call_guardrails", Boolean, nullable=False),
 )
@@ -318,7 +319,9 @@ webhook_deliveries = Table(
     Column("status", Text, nullable=False),
     Column("at", _when, nullable=False),
     Column("url", Text, nullable=False),
+    Column("receiver", Text, nullable=False),
     Column("due_at", _when, nullable=False),
+    Column("leased_until", _when),
     Column("tries", Integer, nullable=False),
     Column("last_error", Text),
     Column("given_up_at", _when),
@@ -329,6 +332,7 @@ webhook_keys = Table(
     metadata,
     Column("id", Uuid, primary_key=True),
     Column("secret", LargeBinary, nullable=False),
+    Column("url", Text),
     Column("created_at", _when, nullable=False),
 )
 
