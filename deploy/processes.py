@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 
 import structlog
-import uvicorn
 
 from asterisk.listener import Listener
 from models.errors import NotFound, Unavailable
 from models.logs import configure
 from models.settings import Settings
 from models.slots import Freer, Slots, connect
-from scheduler.api.app import make_app
+from scheduler.api.server import make_server
 from scheduler.leader import Leader
-from scheduler.metrics import serve
 from scheduler.prober import Prober
 from workers.publish import Publisher
 
 logger = structlog.get_logger(__name__)
 
-_API_ENDS_SECONDS = 15
 _PROBER_STOPS_SECONDS = 5.0
 
 
@@ -38,7 +36,6 @@ def run_scheduler(settings: Settings) -> None:
     """Leads, or stands by for whoever leads; beside it, and apart from it, gateways are probed."""
     configure(settings.log_level)
     leader, stop = Leader(settings, _redis_url(settings), Publisher(settings)), stop_on_signals()
-    serve(settings)
     # a daemon: whatever may hold it up, the process ends when the leader does
     prober = threading.Thread(target=Prober(settings).run, args=(stop,), name="prober", daemon=True)
     prober.start()
@@ -81,19 +78,19 @@ def run_worker(settings: Settings, python: str) -> None:
 
 
 def run_api(settings: Settings) -> None:
-    """Answers HTTP at `api_bind` until it is asked to stop, and then ends what is in hand."""
+    """Answers HTTP at `api_bind` until it is asked to stop, and then ends what is in hand.
+
+    Raises `Unavailable` where the port is taken, or the address is none of this machine's.
+    """
     configure(settings.log_level)
+    server = make_server(settings)
     host, _, port = settings.api_bind.partition(":")
-    uvicorn.run(
-        make_app(settings),
-        host=host,
-        port=int(port),
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=_API_ENDS_SECONDS,
-    )
+    try:
+        listening = socket.create_server((host, int(port)))
+    except OSError as error:
+        raise Unavailable(f"TRUNKLINE_API_BIND: {settings.api_bind}: {error.strerror}") from error
+    with listening:
+        server.run(sockets=[listening])
 
 
 def _redis_url(settings: Settings) -> str:

@@ -1,6 +1,6 @@
 """Everything that runs on one machine, in the order in which it starts; later parts need earlier ones.
 
-    postgres → migrations, logins → valkey → names → asterisk → scheduler, a listener a node, workers, flower
+    postgres → migrations, logins → valkey → names → asterisk → scheduler, a listener a node, workers, api, flower
 
 Postgres, Redis and Asterisk are yours where their address is set; otherwise embedded ones run under
 `TRUNKLINE_HOME`. What was started is written to `TRUNKLINE_HOME/runtime.json` (0600), where commands
@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from socket import SOCK_STREAM
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,7 +30,7 @@ from deploy.embedded.passwords import password, write_private
 from deploy.embedded.postgres import Postgres
 from deploy.embedded.valkey import Valkey
 from deploy.given import require_given
-from deploy.part import Part, accepts, free_port
+from deploy.part import Part, accepts, free_port, taken_port
 from deploy.processes import worker_command
 from models.database import migrate, reason
 from models.errors import Unavailable
@@ -72,8 +73,6 @@ class Stack:
         yield from self._redis()
         if reach:
             yield from self._asterisk(owner_url, reach)
-        if self.settings.metrics_bind is None:
-            self.runtime["metrics_bind"] = f"127.0.0.1:{self._port('metrics', 9464)}"
         self._write_runtime()
         yield from self._own_processes()
 
@@ -198,7 +197,14 @@ class Stack:
         self.runtime["api_url"] = f"http://{reached_at}:{port}"
         self._write_runtime()
         words = [sys.executable, "-m", "deploy.main", "run", "api"]
-        return replace(self._own("api", words), ready=lambda: accepts(port, reached_at))
+
+        def port_is_ours() -> None:  # or whoever has it would be taken for the API
+            if taken_port(port, port, host, [SOCK_STREAM]) is not None:
+                raise Unavailable(
+                    f"TRUNKLINE_API_BIND: {host}:{port} is taken by another program, or no address of this machine"
+                )
+
+        return replace(self._own("api", words), before_start=port_is_ours, ready=lambda: accepts(port, reached_at))
 
     def _flower(self) -> Part:
         port = self._port("flower", 5555)

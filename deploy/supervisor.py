@@ -76,7 +76,10 @@ class Supervisor:
                 if not self._asked:
                     flower = urlsplit(self.stack.runtime["flower_url"])
                     address = flower._replace(netloc=flower.netloc.rpartition("@")[2]).geturl()
-                    self.say(f"trunkline is up. Flower: {address} (login: `trunkline config`)")
+                    self.say(
+                        f"trunkline is up. API: {self.stack.runtime['api_url']}/docs (a key: `trunkline key create NAME --scope call`);"
+                        f" Flower: {address} (login: `trunkline config`)"
+                    )
                     (home / "up").write_text(str(os.getpid()))
                 self._watch()
             finally:

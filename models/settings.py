@@ -152,10 +152,17 @@ class Settings(BaseSettings):
     longest_call_seconds: int = Field(default=3600, ge=1, le=LONGEST_CALL_LIMIT)
     lost_call_hold_seconds: int = Field(default=120, ge=1)
     sip_timer_t1_ms: int = Field(default=100, ge=100, description="below 100 Asterisk resets it")
-    metrics_bind: str | None = Field(
-        default=None, description="HOST:PORT where the scheduler tells Prometheus how it is going; nowhere when unset"
-    )
     api_bind: str = Field(default="127.0.0.1:8080", description="HOST:PORT of the HTTP API")
+    api_proxies: str = Field(
+        default="",
+        description="addresses or networks of reverse proxies in front of the API, comma-separated, whose X-Forwarded-For is believed",
+    )
+    api_requests_per_minute: int = Field(default=6000, ge=1, description="of one key, to one API process")
+    api_strangers_requests_per_minute: int = Field(
+        default=60, ge=1, description="of one client address without a key that is known, to one API process"
+    )
+    api_requests_at_once: int = Field(default=200, ge=1, description="to one API process; more are sent away")
+    api_longest_upload_megabytes: int = Field(default=512, ge=1, description="of a CSV sent to POST /batches")
     workers: int = Field(default=1, ge=1, le=64)
     worker_threads: int = Field(default=8, ge=1, le=256)
     log_level: str = "INFO"
@@ -173,18 +180,27 @@ class Settings(BaseSettings):
                 raise ValueError("must be ADDRESS or ADDRESS@PORT, such as 192.0.2.53@53") from error
         return nameserver
 
-    @field_validator("metrics_bind", "api_bind")
+    @field_validator("api_bind")
     @classmethod
-    def _host_and_port(cls, bind: str | None) -> str | None:
-        if bind is not None:
-            host, _, port = bind.partition(":")
-            try:
-                ipaddress.IPv4Address(host)
-                if not (port.isdecimal() and 1 <= int(port) <= 65535):
-                    raise ValueError
-            except ValueError as error:
-                raise ValueError("must be ADDRESS:PORT, such as 127.0.0.1:8080") from error
+    def _host_and_port(cls, bind: str) -> str:
+        host, _, port = bind.partition(":")
+        try:
+            ipaddress.IPv4Address(host)
+            if not (port.isdecimal() and 1 <= int(port) <= 65535):
+                raise ValueError
+        except ValueError as error:
+            raise ValueError("must be ADDRESS:PORT, such as 127.0.0.1:8080") from error
         return bind
+
+    @field_validator("api_proxies")
+    @classmethod
+    def _proxies(cls, text: str) -> str:
+        for part in filter(None, map(str.strip, text.split(","))):
+            try:
+                ipaddress.ip_network(part)
+            except ValueError as error:
+                raise ValueError("must be addresses or networks with commas between, such as 127.0.0.1") from error
+        return text
 
     @field_validator("home", mode="after")
     @classmethod

@@ -55,7 +55,7 @@ def create(connection: Connection, name: str, scope: str) -> str:
     key = PREFIX + secrets.token_urlsafe(32)
     made = connection.execute(
         insert(api_keys)
-        .values(id=uuid_utils.compat.uuid7(), name=name, scope=scope, sha256=_sha256(key))
+        .values(id=uuid_utils.compat.uuid7(), name=name, scope=scope, sha256=sha256_of(key))
         .on_conflict_do_nothing(index_elements=[api_keys.c.name])
         .returning(api_keys.c.id)
     ).first()
@@ -70,7 +70,7 @@ def find(connection: Connection, key: str) -> Key | None:
     row = (
         connection.execute(
             select(k.id, k.name, k.scope, k.created_at, k.last_used_at, k.revoked_at).where(
-                k.sha256 == _sha256(key), k.revoked_at.is_(None)
+                k.sha256 == sha256_of(key), k.revoked_at.is_(None)
             )
         )
         .mappings()
@@ -111,5 +111,6 @@ def _key(row: RowMapping) -> Key:
     return Key(**{**row, "scope": Scope(row["scope"])})
 
 
-def _sha256(key: str) -> bytes:
+def sha256_of(key: str) -> bytes:
+    """What the ledger knows a key by."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

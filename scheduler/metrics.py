@@ -9,25 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
-from wsgiref.simple_server import WSGIServer
 
-import structlog
-from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from models.database import open_engine
 from models.nodes import Breaker, BreakerState, breakers
 from models.repairs import Repair
-from models.settings import Settings
 from models.slots import Away, Slots
 from models.statements import statement
 from models.statuses import OPEN
-from scheduler.presence import open_redis
-
-logger = structlog.get_logger(__name__)
 
 Family = GaugeMetricFamily | CounterMetricFamily
 
@@ -121,20 +113,3 @@ def _families(rows: Iterable[Any]) -> Iterator[Family]:
     for name, label in sorted(missing):
         families[name].add_metric([label], 0)
     yield from families.values()
-
-
-def serve(settings: Settings) -> WSGIServer | None:
-    """Answers scrapes at `metrics_bind`, in threads of its own; None where none is set or another process has the port."""
-    if settings.metrics_bind is None:
-        return None
-    host, _, port = settings.metrics_bind.partition(":")
-    registry = CollectorRegistry()
-    registry.register(
-        LedgerCollector(open_engine(settings, "trunkline-metrics", pool_size=2), Slots(open_redis(settings)))
-    )
-    try:
-        server, _ = start_http_server(int(port), host, registry)
-    except OSError as error:  # such as a second scheduler on this machine: the first answers for both
-        logger.warning("metrics_not_served", bind=settings.metrics_bind, error=str(error))
-        return None
-    return server

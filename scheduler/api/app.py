@@ -8,15 +8,17 @@ from importlib.metadata import version
 
 from fastapi import Depends, FastAPI
 from fastapi.security import HTTPBearer
+from prometheus_client import Counter
 
 from models.database import NEVER_IDLE, open_engine
 from models.settings import Settings
-from scheduler.api import agents, health
+from scheduler.api import agents, gate, health, metrics
 from scheduler.api.docs import serve_docs
-from scheduler.api.gate import Gate
 from scheduler.api.parts import Parts
 from scheduler.api.problems import MEDIA_TYPE, Problem, answers, handle_problems
 
+_ANY = (400, 408, 413, 415, 500)  # that any request may be answered with
+_GATE_TIMEOUT_MS = 3000
 THREADS = 40  # anyio's: so many routes run at once, and each holds one connection at most
 
 _SUMMARY = "A self-hosted dialer for people who have a list of phone numbers and a SIP trunk"
@@ -25,11 +27,19 @@ _SUMMARY = "A self-hosted dialer for people who have a list of phone numbers and
 def make_app(settings: Settings) -> FastAPI:
     """The API on these settings. Raises `Unavailable` where there is no Postgres, and `Invalid` for an address that is none."""
     engine = open_engine(settings, "trunkline-api", pool_size=THREADS, options=NEVER_IDLE)
+    # keys and health: soon or not at all, whatever the routes are waiting for
+    gate_engine = open_engine(
+        settings, "trunkline-api", pool_size=gate.THREADS, statement_timeout_ms=_GATE_TIMEOUT_MS, options=NEVER_IDLE
+    )
+    answered = Counter(
+        "trunkline_api_requests", "Requests answered by this process.", ["method", "route", "status"], registry=None
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         engine.dispose()
+        gate_engine.dispose()
 
     app = FastAPI(
         title="trunkline",
@@ -38,16 +48,18 @@ def make_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        responses=answers(401, 403, 413, 429, 503),
+        redirect_slashes=False,  # the place it would name is the client's own Host
     )
     app.state.parts = Parts(settings=settings, engine=engine)
-    app.add_middleware(Gate, engine=lambda: engine)
+    app.state.readiness = health.Readiness(settings, gate_engine)
+    app.state.answered = answered
+    app.add_middleware(gate.Gate, settings=settings, engine=gate_engine, answered=answered)
     handle_problems(app)
     serve_docs(app)
-    app.include_router(health.router)
+    app.include_router(health.router, responses=answers(*_ANY))
     bearer = [Depends(HTTPBearer(auto_error=False, description="A key, as `trunkline key create` shows it."))]
-    for part in (agents,):
-        app.include_router(part.router, dependencies=bearer)
+    for part in (agents, metrics):
+        app.include_router(part.router, dependencies=bearer, responses=answers(*_ANY, 401, 403, 429, 503))
     _describe_problems(app)
     return app
 

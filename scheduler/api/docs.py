@@ -8,6 +8,7 @@ from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
 PATH = "/docs"
+ASSETS = ("/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css", "/docs/favicon-32x32.png")
 
 
 def serve_docs(app: FastAPI) -> None:
@@ -16,14 +17,16 @@ def serve_docs(app: FastAPI) -> None:
     All addresses are relative to the page, so it holds behind a proxy with TLS or a path of its own.
     """
 
+    program, style, icon = (asset.removeprefix("/") for asset in ASSETS)
+
     @app.get(PATH, include_in_schema=False)
     async def page() -> HTMLResponse:
         return get_swagger_ui_html(
             openapi_url="openapi.json",
             title=app.title,
-            swagger_js_url="docs/swagger-ui-bundle.js",
-            swagger_css_url="docs/swagger-ui.css",
-            swagger_favicon_url="docs/favicon-32x32.png",
+            swagger_js_url=program,
+            swagger_css_url=style,
+            swagger_favicon_url=icon,
         )
 
     app.mount(PATH, StaticFiles(packages=[("fastapi_swagger", "resources")]))

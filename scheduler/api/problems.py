@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -10,17 +11,19 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from starlette.exceptions import HTTPException
 
 from models.database import reason
 from models.errors import Conflict, Invalid, NotFound, TrunklineError, Unavailable, problem_of
+from scheduler.api.bodies import is_json
 
 logger = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER = 5  # seconds, where a part does not answer
+_ERRORS, _LONGEST = 20, 1000  # that are said; characters
 
 
 class FieldProblem(BaseModel):
@@ -58,15 +61,23 @@ def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def problem(
     status: int, detail: str, *, errors: Sequence[FieldProblem] = (), headers: Mapping[str, str] | None = None
 ) -> Response:
-    body = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, errors=list(errors))
-    return Response(body.model_dump_json(), status, headers, MEDIA_TYPE)
+    """`detail` and `errors` may quote what was sent: they are cut, and half a surrogate pair in them is written as ASCII."""
+    body = Problem(
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=_cut(detail),
+        errors=[FieldProblem(field=_cut(one.field), detail=_cut(one.detail)) for one in errors[:_ERRORS]],
+    )
+    return Response(json.dumps(body.model_dump()), status, headers, MEDIA_TYPE)
 
 
 def handle_problems(app: FastAPI) -> None:
     """Whatever a route raises becomes a problem."""
 
     @app.exception_handler(RequestValidationError)
-    def refused(_: Request, error: RequestValidationError) -> Response:
+    def refused(request: Request, error: RequestValidationError) -> Response:
+        if wanted := _other_media_type(request):
+            return problem(415, f"the body must be {wanted}", headers={"Accept": wanted})
         errors = [FieldProblem(field=_field(found["loc"]), detail=problem_of(found)) for found in error.errors()]
         return problem(422, "; ".join(f"{one.field}: {one.detail}" for one in errors), errors=errors)
 
@@ -75,19 +86,27 @@ def handle_problems(app: FastAPI) -> None:
         return of_error(error)
 
     @app.exception_handler(HTTPException)
-    def of_framework(_: Request, error: HTTPException) -> Response:
-        return problem(error.status_code, str(error.detail), headers=error.headers)
+    def of_framework(request: Request, error: HTTPException) -> Response:
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            error.headers = {"Allow": _allowed(request)}
+        return of_http(error)
 
     async def no_ledger(_: Request, error: Exception) -> Response:
-        why = reason(error.orig if isinstance(error, DBAPIError) else error)
-        return of_error(Unavailable(f"Postgres does not answer: {why}"))
+        why = reason(error.orig if isinstance(error, DBAPIError) else error)  # it names our hosts
+        logger.warning("no_ledger", error=why)
+        return of_error(Unavailable("Postgres does not answer"))
 
     for kind in (OperationalError, InternalError, NoConnectionFree):
         app.add_exception_handler(kind, no_ledger)
 
-    @app.exception_handler(Exception)
-    def unexpected(_: Request, error: Exception) -> Response:
-        return problem(500, "something is wrong with trunkline itself: its log says where")
+    @app.exception_handler(DataError)
+    def not_kept(_: Request, error: DataError) -> Response:
+        return problem(422, f"a value cannot be kept: {reason(error.orig)}")
+
+
+def of_http(error: HTTPException) -> Response:
+    """The problem that an error of the framework's kind is."""
+    return problem(error.status_code, str(error.detail), headers=error.headers)
 
 
 def of_error(error: TrunklineError) -> Response:
@@ -102,6 +121,27 @@ def of_error(error: TrunklineError) -> Response:
         case Unavailable():
             return problem(503, str(error), headers={"Retry-After": str(RETRY_AFTER)})
     return problem(500, str(error))
+
+
+def _allowed(request: Request) -> str:
+    """Every method of the path: the framework names those of its first route."""
+    path = getattr(request.scope.get("route"), "path", "")
+    methods = {method.upper() for method in request.app.openapi()["paths"].get(path, {"get": None})}
+    return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
+
+
+def _other_media_type(request: Request) -> str | None:
+    """What the body of this route has to be, if it came as something else."""
+    body = getattr(request.scope.get("route"), "body_field", None)
+    wanted = getattr(body and body.field_info, "media_type", None)
+    came = request.headers.get("content-type", "")
+    if wanted is None or not came or (wanted == "application/json" and is_json(came)):
+        return None
+    return None if came.partition(";")[0].strip().lower() == wanted else str(wanted)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def _field(location: Sequence[int | str]) -> str:

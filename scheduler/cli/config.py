@@ -24,7 +24,7 @@ def config(json: Annotated[bool, typer.Option("--json", help="For programs.")] =
         "redis_url": plain(settings.redis_url),
         "api_url": settings.api_url,
         "flower_url": settings.flower_url,
-        "metrics_url": f"http://{settings.metrics_bind}/metrics" if settings.metrics_bind else None,
+        "metrics_url": f"{settings.api_url}/metrics" if settings.api_url else None,
     }
     sip_address = f"{settings.sip_address}:{settings.sip_port or 5060}" if settings.sip_address else None
     addresses |= {"sip_address": sip_address, "rtp_ports": settings.rtp_ports}

@@ -7,7 +7,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -16,7 +16,6 @@ import httpx
 import psycopg
 import pytest
 import redis
-import uvicorn
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from pydantic import SecretStr
 from sqlalchemy import Engine
@@ -27,7 +26,7 @@ from deploy.embedded.valkey import Valkey
 from deploy.part import free_port, running
 from models.database import migrate, open_engine
 from models.settings import Settings
-from scheduler.api.app import make_app
+from scheduler.api.server import make_server
 from tests.integration.http import client, make_key
 from tests.integration.system import System, until
 
@@ -159,10 +158,17 @@ class SmallApi:
 
 @pytest.fixture
 def small_api(database: Database, valkey: Valkey) -> Iterator[SmallApi]:
+    """Without limits on requests that a test would come to."""
+    with serving(database, valkey, api_requests_per_minute=10**6, api_strangers_requests_per_minute=10**6) as made:
+        yield made
+
+
+@contextmanager
+def serving(database: Database, valkey: Valkey, **given: object) -> Iterator[SmallApi]:
     """In a thread of this process, on a socket: what a request costs is a request, not a start."""
-    settings = database.settings.model_copy(update={"redis_url": SecretStr(valkey.url)})
+    settings = database.settings.model_copy(update={"redis_url": SecretStr(valkey.url), **given})
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = uvicorn.Server(uvicorn.Config(make_app(settings), log_config=None, server_header=False))
+        server = make_server(settings)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

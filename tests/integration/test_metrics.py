@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from urllib.request import urlopen
 
-import pytest
+import httpx
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
-from pydantic import SecretStr
 
 from deploy.embedded.valkey import Valkey
 from deploy.part import free_port
 from models import repairs
-from models.errors import Invalid
 from models.repairs import Repair
-from models.settings import Settings, read_settings
 from models.slots import Slots, connect
-from scheduler.metrics import LedgerCollector, serve
-from tests.integration.conftest import Database
+from scheduler.metrics import LedgerCollector
+from tests.integration.conftest import Database, SmallApi
 from tests.integration.ledger_rows import Rows
 from tests.integration.system import System, until
 
@@ -39,12 +36,14 @@ def scraped(database: Database, redis_url: str) -> Samples:
     return samples(generate_latest(registry).decode())
 
 
-def test_the_running_scheduler_tells_a_monitor_how_it_is_going(system: System) -> None:
+def test_the_running_api_tells_a_monitor_how_it_is_going(system: System, api: httpx.Client) -> None:
     from_number, agent = system.add_trunk("watched", slots=7), system.add_agent("watched", "playback://demo-congrats")
     call = system.call(agent, from_number, "+12015550100")
     until(lambda: system.status(call) == "in-progress")
-    with urlopen(f"http://{system.settings.metrics_bind}/metrics") as answer:
-        told = samples(answer.read().decode())
+    assert json.loads(system.trunkline("config", "--json"))["metrics_url"] == f"{api.base_url}/metrics".replace(
+        "//m", "/m"
+    )
+    told = samples(api.get("/metrics").raise_for_status().text)
     assert told["trunkline_up", ("postgres",)] == told["trunkline_up", ("redis",)] == 1
     assert told["trunkline_node_heard", ("local",)] == 1
     assert told["trunkline_trunk_slots", ("watched",)] == 7
@@ -72,21 +71,13 @@ def test_a_part_that_does_not_answer_is_said_and_the_other_tells_what_it_knows(d
     assert not any(name.endswith("in_use") for name, _ in told)
 
 
-def test_a_second_scheduler_on_the_machine_goes_on_without_the_port(database: Database, valkey: Valkey) -> None:
-    settings = database.settings.model_copy(
-        update={"metrics_bind": f"127.0.0.1:{free_port()}", "redis_url": SecretStr(valkey.url)}
-    )
-    first = serve(settings)
-    assert first is not None
-    try:
-        assert serve(settings) is None
-    finally:
-        first.shutdown()
-        first.server_close()
-
-
-@pytest.mark.parametrize("bind", ["9464", "localhost:9464", "127.0.0.1:", "127.0.0.1:70000", "::1:9464"])
-def test_a_bind_that_is_none_is_refused_by_its_name(bind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRUNKLINE_METRICS_BIND", bind)
-    with pytest.raises(Invalid, match=r"TRUNKLINE_METRICS_BIND: must be ADDRESS:PORT"):
-        read_settings(Settings)
+def test_only_a_key_is_told_and_requests_are_counted_by_route_and_status(small_api: SmallApi) -> None:
+    assert httpx.get(f"{small_api.url}/metrics").status_code == 401
+    with small_api.client("read") as asks:
+        asks.get("/agents/0")
+        answer = asks.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    told = samples(answer.text)
+    assert told["trunkline_up", ("postgres",)] == told["trunkline_up", ("redis",)] == 1
+    assert told["trunkline_api_requests_total", ("GET", "/agents/{agent_id}", "422")] == 1
+    assert told["trunkline_api_requests_total", ("GET", "", "401")] == 1
