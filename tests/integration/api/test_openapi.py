@@ -36,6 +36,9 @@ CHECKS = (
 )
 """Not `positive_data_acceptance`: what has the right form may still name a number that is none (422)."""
 
+WITHOUT_ASTERISK = ["GET /readyz", "POST /call/{execution_id}/stop"]
+"""They say 503 here, where no Asterisk runs; nothing else may."""
+
 _OF_EACH = 12
 _EXAMPLES = 25
 
@@ -138,6 +141,7 @@ class Known:
     numbers: list[str]
     batches: list[str]
     executions: list[str]
+    attempts: list[str]
 
     @classmethod
     def make(cls, engine: Engine) -> Known:
@@ -153,6 +157,7 @@ class Known:
             )
             for status in ("loading", "ready", "running", "paused", "stopped", "completed"):
                 rows.campaign(2, status)
+        rows.run("UPDATE nodes SET heard_at = now() + interval '1 hour'")  # an Asterisk that is there to the end
         single = uuid7()
         rows.run(
             "INSERT INTO calls (id, agent_id, phone_number, from_number, name) VALUES (%(id)s, %(a)s, %(to)s, %(f)s, 'Ö')",
@@ -179,6 +184,7 @@ class Known:
             numbers=ids("phone_numbers"),
             batches=ids("campaigns"),
             executions=[*ids("calls")[-8:], str(single)],
+            attempts=ids("attempts"),
         )
 
 
@@ -190,7 +196,7 @@ def configuration(document: dict[str, Any], known: Known, key: str) -> str:
         "number_id": known.numbers,
         "batch_id": known.batches,
         "execution_id": known.executions,
-        "call_id": known.executions,
+        "attempt_id": known.attempts,
     }
     in_paths = {
         parameter["name"]
@@ -211,6 +217,9 @@ def configuration(document: dict[str, Any], known: Known, key: str) -> str:
     values = {f"path.{name}": words[name] for name in in_paths} | in_bodies
     lines = [
         f"headers = {{ Authorization = {json.dumps('Bearer ' + key)} }}",
+        "[[operations]]",
+        f"include-name = {json.dumps(WITHOUT_ASTERISK)}",
+        'checks = { not_a_server_error = { expected-statuses = ["2xx", "3xx", "4xx", 503] } }',
         "[generation]",
         "deterministic = true",
         'database = "none"',
@@ -233,7 +242,7 @@ def test_whatever_is_sent_the_answer_is_one_that_is_described(
         [
             Path(sys.executable).parent / "schemathesis",
             *("--config-file", "schemathesis.toml", "run", f"{small_api.url}/openapi.json"),
-            *("--seed", "1", "--checks", ",".join(CHECKS), "--continue-on-failure", "--no-color", "--warnings", "off"),
+            *("--checks", ",".join(CHECKS), "--continue-on-failure", "--no-color", "--warnings", "off"),
         ],
         cwd=tmp_path,
         capture_output=True,
