@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -125,6 +126,23 @@ def test_the_page_for_people_needs_no_other_host(small_api: SmallApi) -> None:
     assert "//" not in re.sub("<!--.*?-->", "", page.text)
     for address in addresses:
         assert httpx.get(urljoin(str(page.url), address)).raise_for_status().content
+
+
+def test_a_field_that_nobody_knows_is_refused_by_name_wherever_a_body_is_taken(
+    small_api: SmallApi, document: dict[str, Any]
+) -> None:
+    with small_api.client("admin") as asks:
+        for label, operation in operations(document):
+            method, path = label.split()
+            kinds = operation.get("requestBody", {}).get("content", {})
+            for kind, words in (("application/json", "json"), ("multipart/form-data", "data")):
+                if kind in kinds:
+                    sent: Any = {words: {"nobody_knows": "me"}} | ({"files": {"file": b"x"}} if words == "data" else {})
+                    answer = asks.request(method, re.sub(r"\{\w+\}", str(uuid4()), path), **sent)
+                    assert answer.status_code == 422, f"{label}: {answer.text}"
+                    assert "nobody_knows" in [error["field"] for error in answer.json()["errors"]], (
+                        f"{label}: {answer.text}"
+                    )
 
 
 # ---------------------------------------------------------------------------------------------
