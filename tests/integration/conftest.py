@@ -17,6 +17,7 @@ import psycopg
 import pytest
 import redis
 from anyio.from_thread import BlockingPortal, start_blocking_portal
+from fastapi import FastAPI
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
@@ -151,6 +152,7 @@ class SmallApi:
     url: str
     database: Database
     settings: Settings
+    app: FastAPI  #: to which a test may add routes that misbehave
 
     def client(self, scope: str = "admin") -> AbstractContextManager[httpx.Client]:
         return client(self.url, make_key(self.database.engine, scope))
@@ -169,12 +171,14 @@ def serving(database: Database, valkey: Valkey, **given: object) -> Iterator[Sma
     settings = database.settings.model_copy(update={"redis_url": SecretStr(valkey.url), **given})
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = make_server(settings)
+        app = server.config.app
+        assert isinstance(app, FastAPI)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
             until(lambda: server.started, what="the API answers")
             url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-            yield SmallApi(url=url, database=database, settings=settings)
+            yield SmallApi(url=url, database=database, settings=settings, app=app)
         finally:
             server.should_exit = True
             thread.join()
