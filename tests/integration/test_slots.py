@@ -254,7 +254,7 @@ def test_a_lingering_slot_that_is_freed_for_good_is_free_at_once(world: World) -
 # --- the audit ------------------------------------------------------------------------------------
 
 
-HELD = held_keys(trunk_id=TRUNK, node="n1", campaign_id=CAMPAIGN)
+HELD = held_keys(trunk_id=TRUNK, node="n1", campaign_id=CAMPAIGN, agent_id=None)
 ALL = (trunk(10), node(), campaign(10))
 
 
@@ -487,7 +487,7 @@ def test_a_rebuild_restores_exactly_the_holders(world: World) -> None:
     gone, lingering = take_one(world.leader, *scopes), take_one(world.leader, *scopes)
     world.slots.free([lingering], linger=HOUR)
     kept, forgotten = take_one(world.leader, *scopes), uuid4()
-    holders = [(kept, HELD), (forgotten, held_keys(trunk_id=TRUNK, node="n1", campaign_id=None))]
+    holders = [(kept, HELD), (forgotten, held_keys(trunk_id=TRUNK, node="n1", campaign_id=None, agent_id=None))]
     newer = world.new_leader(2, holders)
     assert world.members(scopes[0]) == world.members(scopes[1]) == {kept, forgotten}
     assert world.members(scopes[2]) == {kept}
