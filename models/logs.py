@@ -1,4 +1,4 @@
-"""Logs: a static event name and fields, one line each; phone numbers are masked wherever they stand."""
+"""Logs: a static event name and fields, one line each; phone numbers and the API's keys are masked wherever they stand."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import structlog
 
 # the shortest of E.164 (7 digits) only after a +: a port, a process or a count of bytes looks the same
 _NUMBER = re.compile(r"(?<![\w.-])(\+\d{3}(?=\d{4})|\d{3}(?=\d{6}))\d{2,10}(\d{2})(?![\w-])")
+_KEY = re.compile(r"\b(trunkline_)[\w-]{43}")
 
 
 def mask(text: str) -> str:
     """`+14155550101` → `+141…01`; ids, times and ports stay as they are."""
-    return _NUMBER.sub(r"\1…\2", text)
+    return _NUMBER.sub(r"\1…\2", _KEY.sub(r"\1…", text))
 
 
 def _mask_line(_: Any, __: str, line: Any) -> str:

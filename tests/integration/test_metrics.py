@@ -40,7 +40,9 @@ def test_the_running_api_tells_a_monitor_how_it_is_going(system: System, api: ht
     from_number, agent = system.add_trunk("watched", slots=7), system.add_agent("watched", "playback://demo-congrats")
     call = system.call(agent, from_number, "+12015550100")
     until(lambda: system.status(call) == "in-progress")
-    assert json.loads(system.trunkline("config", "--json"))["metrics_url"] == system.stack.runtime["api_url"] + "/metrics"
+    assert (
+        json.loads(system.trunkline("config", "--json"))["metrics_url"] == system.stack.runtime["api_url"] + "/metrics"
+    )
     told = samples(api.get("/metrics").raise_for_status().text)
     assert told["trunkline_up", ("postgres",)] == told["trunkline_up", ("redis",)] == 1
     assert told["trunkline_node_heard", ("local",)] == 1
