@@ -319,7 +319,9 @@ webhook_deliveries = Table(
     Column("status", Text, nullable=False),
     Column("at", _when, nullable=False),
     Column("url", Text, nullable=False),
+    Column("receiver", Text, nullable=False),
     Column("due_at", _when, nullable=False),
+    Column("leased_until", _when),
     Column("tries", Integer, nullable=False),
     Column("last_error", Text),
     Column("given_up_at", _when),
@@ -330,6 +332,7 @@ webhook_keys = Table(
     metadata,
     Column("id", Uuid, primary_key=True),
     Column("secret", LargeBinary, nullable=False),
+    Column("url", Text),
     Column("created_at", _when, nullable=False),
 )
 

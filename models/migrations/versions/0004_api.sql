@@ -43,20 +43,28 @@ CREATE TABLE webhook_deliveries (
   status         text NOT NULL,  -- that the call came to
   at             timestamptz NOT NULL DEFAULT clock_timestamp(),
   url            text NOT NULL,
+  -- HOST[:PORT]: what is in flight is bounded for each
+  receiver       text NOT NULL GENERATED ALWAYS AS (lower(coalesce(substring(url FROM '^[^:]*://([^/?#]*)'), ''))) STORED,
   due_at         timestamptz NOT NULL DEFAULT clock_timestamp(),
+  leased_until   timestamptz,  -- given to a worker, or on its way to one
   tries          integer NOT NULL DEFAULT 0,
   last_error     text,
   given_up_at    timestamptz
 );
-CREATE INDEX webhook_deliveries_due ON webhook_deliveries (due_at) WHERE given_up_at IS NULL;
+CREATE INDEX webhook_deliveries_due ON webhook_deliveries (receiver, due_at) WHERE given_up_at IS NULL;
+CREATE INDEX webhook_deliveries_leased ON webhook_deliveries (receiver) WHERE leased_until IS NOT NULL;
+CREATE INDEX webhook_deliveries_failed ON webhook_deliveries (at) WHERE last_error IS NOT NULL;
 CREATE INDEX webhook_deliveries_given_up ON webhook_deliveries (given_up_at) WHERE given_up_at IS NOT NULL;
 
--- What the secrets of receivers are derived from. The newest signs; one that was replaced does so beside it for a day.
+-- What the secrets of receivers are derived from: the newest signs; one that was replaced does so beside it for a day.
 CREATE TABLE webhook_keys (
   id          uuid PRIMARY KEY DEFAULT gen_random_uuid(),
   secret      bytea NOT NULL CHECK (length(secret) = 32),
+  url         text,  -- whose secret was replaced; all others' come from the one that has none
   created_at  timestamptz NOT NULL DEFAULT clock_timestamp()
 );
+CREATE UNIQUE INDEX webhook_keys_master ON webhook_keys ((true)) WHERE url IS NULL;
+CREATE INDEX webhook_keys_url ON webhook_keys (url, created_at);
 
 CREATE OR REPLACE FUNCTION calls_moved() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 BEGIN
