@@ -15,6 +15,7 @@ from models.logs import configure
 from models.settings import Settings
 from models.slots import Freer, Slots, connect
 from scheduler.api.app import make_app
+from scheduler.api.uploads import keep_uploads_in
 from scheduler.leader import Leader
 from scheduler.metrics import serve
 from scheduler.prober import Prober
@@ -83,6 +84,7 @@ def run_worker(settings: Settings, python: str) -> None:
 def run_api(settings: Settings) -> None:
     """Answers HTTP at `api_bind` until it is asked to stop, and then ends what is in hand."""
     configure(settings.log_level)
+    keep_uploads_in(settings.home)
     host, _, port = settings.api_bind.partition(":")
     uvicorn.run(
         make_app(settings),

@@ -76,9 +76,10 @@ def calls_page(
 
 
 def _shown(connection: Connection, ids: Sequence[UUID]) -> list[dict[str, Any]]:
-    counts = [column for column in campaign_status.c if column.name not in campaigns.c]
+    own = [column for column in campaigns.c if column.name != "updated_at"]
+    counts = [column for column in campaign_status.c if column.name not in {own_one.name for own_one in own}]
     rows = connection.execute(
-        select(campaigns, *counts)
+        select(*own, *counts)
         .join(campaign_status, campaign_status.c.campaign_id == campaigns.c.id)
         .where(campaigns.c.id.in_(ids))
         .order_by(campaigns.c.id.desc())

@@ -191,9 +191,10 @@ def list_calls(connection: Connection, campaign: Ref, status: str | None = None)
     return iter(connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(query))
 
 
-def calls_by_id(connection: Connection, ids: Sequence[UUID]) -> list[Row[tuple[object, ...]]]:
+def calls_by_id(connection: Connection, ids: Sequence[UUID]) -> list[tuple[object, ...]]:
     """These calls with `CALL_COLUMNS`, by phone number."""
-    return list(connection.execute(_CALLS.where(calls.c.id.in_(ids)).order_by(calls.c.phone_number)).all())
+    found = connection.execute(_CALLS.where(calls.c.id.in_(ids)).order_by(calls.c.phone_number))
+    return [tuple(row) for row in found]
 
 
 def _run(connection: Connection, campaign: Ref, old: CampaignStatus) -> None:
