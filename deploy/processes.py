@@ -15,6 +15,7 @@ from models.logs import configure
 from models.settings import Settings
 from models.slots import Freer, Slots, connect
 from scheduler.api.server import make_server
+from scheduler.api.uploads import keep_uploads_in
 from scheduler.leader import Leader
 from scheduler.prober import Prober
 from workers.publish import Publisher
@@ -83,6 +84,7 @@ def run_api(settings: Settings) -> None:
     Raises `Unavailable` where the port is taken, or the address is none of this machine's.
     """
     configure(settings.log_level)
+    keep_uploads_in(settings.home)
     server = make_server(settings)
     host, _, port = settings.api_bind.partition(":")
     try:

@@ -4,6 +4,8 @@ TrunklineError          one line for stderr, exit status 1, never a traceback
 ├── Invalid             a value was refused: names the field and says what would be right
 ├── NotFound            no such trunk, number, agent, campaign or call
 ├── Conflict            the state of the thing does not allow it (and which state that is)
+│   ├── WrongState      the same, with the state and those that would
+│   └── Busy            somebody is at it: ask again in a moment
 └── Unavailable         Postgres, Redis, Asterisk or a part of ours does not answer
 """
 
@@ -42,6 +44,19 @@ class NotFound(TrunklineError):
 
 class Conflict(TrunklineError):
     """The thing exists, but its state does not allow this."""
+
+
+class WrongState(Conflict):
+    """What was asked for belongs to other states."""
+
+    def __init__(self, sentence: str, *, state: str, needed: str) -> None:
+        super().__init__(sentence)
+        self.state = state
+        self.needed = needed  #: as `ready`, or `ready, running or paused`
+
+
+class Busy(Conflict):
+    """The same is being done by somebody else right now."""
 
 
 class Unavailable(TrunklineError):

@@ -197,10 +197,18 @@ campaigns = Table(
     Column("retry_config", JSONB(none_as_null=True)),
 )
 
+deleted_campaigns = Table(
+    "deleted_campaigns",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("deleted_at", _when, nullable=False),
+    Column("emptied_at", _when),
+)
+
 rejected_rows = Table(
     "rejected_rows",
     metadata,
-    Column("campaign_id", Uuid, ForeignKey("campaigns.id"), primary_key=True),
+    Column("campaign_id", Uuid, primary_key=True),
     Column("line_number", BigInteger, primary_key=True),
     Column("kind", Text, nullable=False),
     Column("reason", Text, nullable=False),

@@ -6,14 +6,14 @@ Uploading is `scheduler.intake`; pausing and stopping, which wait for workers, a
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, any_, func, select, update
+from sqlalchemy import Connection, Row, any_, case, func, select, update
 
-from models.errors import Conflict, Invalid, NotFound
+from models.errors import Invalid, NotFound, WrongState
 from models.schema import agent_health, attempts, calls, campaign_status, campaigns, phone_numbers, trunks
 from models.statuses import CALL_TRANSITIONS, CAMPAIGN_ENDS, CAMPAIGN_TRANSITIONS, CampaignStatus, Status
 from scheduler.refs import Ref, is_named
@@ -37,6 +37,21 @@ CALL_COLUMNS = (
     "explanation",
 )
 """What `list_calls` gives of each call."""
+
+_CALLS = select(
+    calls.c.id.label("call_id"),
+    calls.c.phone_number,
+    calls.c.name,
+    calls.c.status,
+    calls.c.disposition,
+    calls.c.sip_code,
+    calls.c.q850_cause,
+    calls.c.attempts,
+    func.coalesce(attempts.c.from_number, calls.c.from_number).label("from_number"),
+    calls.c.created_at,
+    calls.c.ended_at,
+    calls.c.explanation,
+).outerjoin(attempts, attempts.c.id == calls.c.current_attempt_id)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +111,31 @@ def campaign_id(connection: Connection, campaign: Ref) -> UUID:
     return found
 
 
+def schedule(connection: Connection, campaign: Ref, at: datetime) -> None:
+    """A ready campaign starts by itself at that time; may be asked for again, with another. Raises `NotFound` and `Conflict`."""
+    found = campaign_id(connection, campaign)
+    moved = connection.execute(
+        update(campaigns)
+        .where(campaigns.c.id == found, campaigns.c.status == S.READY)
+        .values(scheduled_at=at.astimezone(UTC), updated_at=func.now())
+    )
+    if not moved.rowcount:
+        raise _refusal(connection, found, campaign, S.READY)
+
+
+def start_scheduled(connection: Connection) -> list[str]:
+    """Starts the campaigns whose time has come, and says their names. For the leader."""
+    due = connection.execute(
+        select(campaigns.c.id, campaigns.c.name)
+        .where(campaigns.c.status == S.READY, campaigns.c.scheduled_at <= func.now())
+        .order_by(campaigns.c.id)
+        .with_for_update(skip_locked=True)
+    ).all()
+    for row in due:
+        start(connection, row.id)
+    return [row.name for row in due]
+
+
 def start(connection: Connection, campaign: Ref) -> None:
     """ready → running. The caller wakes the leader after the commit. Raises `NotFound` and `Conflict`."""
     _run(connection, campaign, S.READY)
@@ -145,28 +185,16 @@ def list_calls(connection: Connection, campaign: Ref, status: str | None = None)
     """
     if status is not None and status not in CALL_TRANSITIONS:
         raise Invalid("status", f"must be one of {', '.join(CALL_TRANSITIONS)}")
-    query = (
-        select(
-            calls.c.id.label("call_id"),
-            calls.c.phone_number,
-            calls.c.name,
-            calls.c.status,
-            calls.c.disposition,
-            calls.c.sip_code,
-            calls.c.q850_cause,
-            calls.c.attempts,
-            func.coalesce(attempts.c.from_number, calls.c.from_number).label("from_number"),
-            calls.c.created_at,
-            calls.c.ended_at,
-            calls.c.explanation,
-        )
-        .outerjoin(attempts, attempts.c.id == calls.c.current_attempt_id)
-        .where(calls.c.campaign_id == campaign_id(connection, campaign))
-        .order_by(calls.c.phone_number)
-    )
+    query = _CALLS.where(calls.c.campaign_id == campaign_id(connection, campaign)).order_by(calls.c.phone_number)
     if status is not None:
         query = query.where(calls.c.status == Status(status))
     return iter(connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(query))
+
+
+def calls_by_id(connection: Connection, ids: Sequence[UUID]) -> list[tuple[object, ...]]:
+    """These calls with `CALL_COLUMNS`, by phone number."""
+    found = connection.execute(_CALLS.where(calls.c.id.in_(ids)).order_by(calls.c.phone_number))
+    return [tuple(row) for row in found]
 
 
 def _run(connection: Connection, campaign: Ref, old: CampaignStatus) -> None:
@@ -179,6 +207,9 @@ def _run(connection: Connection, campaign: Ref, old: CampaignStatus) -> None:
         .values(
             status=S.RUNNING.value,
             pause_reason=None,
+            scheduled_at=case(
+                (campaigns.c.scheduled_at <= func.now(), campaigns.c.scheduled_at)
+            ),  # a later one is over
             started_at=func.coalesce(campaigns.c.started_at, func.now()),
             updated_at=func.now(),
         )
@@ -187,9 +218,15 @@ def _run(connection: Connection, campaign: Ref, old: CampaignStatus) -> None:
     if moved is not None:  # what its agent missed before says nothing of now
         connection.execute(agent_health.delete().where(agent_health.c.agent_id == moved))
         return
-    row = connection.execute(select(campaigns.c.name, campaigns.c.status).where(campaigns.c.id == found)).one_or_none()
+    raise _refusal(connection, found, campaign, old)
+
+
+def _refusal(connection: Connection, campaign_id: UUID, campaign: Ref, old: CampaignStatus) -> NotFound | WrongState:
+    row = connection.execute(
+        select(campaigns.c.name, campaigns.c.status).where(campaigns.c.id == campaign_id)
+    ).one_or_none()
     if row is None:
-        raise NotFound("campaign", str(campaign))
+        return NotFound("campaign", str(campaign))
     name, status = row
     verb = "started" if old is S.READY else "resumed"
     advice = {
@@ -198,4 +235,5 @@ def _run(connection: Connection, campaign: Ref, old: CampaignStatus) -> None:
         S.RUNNING: "nothing is to be done",
         S.PAUSED: f"continue it with `trunkline campaign resume {shlex.quote(name)}`",
     }.get(S(status), "upload a new campaign")
-    raise Conflict(f"campaign: {name!r} is {status}, and only a {old} one can be {verb}: {advice}")
+    sentence = f"campaign: {name!r} is {status}, and only a {old} one can be {verb}: {advice}"
+    return WrongState(sentence, state=status, needed=old)

@@ -238,10 +238,10 @@ class _RowTooLong(Exception):
 
 
 @contextmanager
-def open_csv(path: Path) -> Iterator[CsvFile]:
-    """The list in `path`, which may be a pipe. Raises `Invalid` for a file that is not one."""
+def open_csv(path: Path | int) -> Iterator[CsvFile]:
+    """The list in `path`, which may be a pipe, or the descriptor of a file, which stays open. Raises `Invalid` for a file that is not one."""
     try:
-        raw = io.BufferedReader(io.FileIO(path), _BLOCK)
+        raw = io.BufferedReader(io.FileIO(path, closefd=not isinstance(path, int)), _BLOCK)
     except IsADirectoryError as error:
         raise Invalid("file", f"{str(path)!r} is a directory") from error
     except FileNotFoundError as error:

@@ -1,66 +1,76 @@
-"""What leaves the ledger as a file that a person mends and uploads again."""
+"""What leaves the ledger as a file: rejected rows, which a person mends and uploads again, and calls.
+
+Lines end in CRLF, as RFC 4180 has it. Pages of rows come by themselves, so that a reader who is slow holds no transaction.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Any, TextIO
 from uuid import UUID
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Select, select
 
-from models.errors import Invalid, NotFound
+from models.errors import NotFound
 from models.schema import campaigns, rejected_rows
 from scheduler.csv_rows import IGNORED_HEADERS, csv_text, delimiter_of
 
-FORMATS = ("csv", "json")
 _AT_ONCE = 1000
 
 
-def write_rejected(connection: Connection, campaign_id: UUID, file: TextIO, format: str = "csv") -> int:
-    """Writes the rejected rows in the order of their file, and says how many there are.
+def write_rejected(connection: Connection, campaign_id: UUID, file: TextIO) -> None:
+    """Writes the rejected rows in the order of their file; memory stays constant. Raises `NotFound`."""
+    for line in rejected_csv(header_of(connection, campaign_id), rejected(connection, campaign_id)):
+        file.write(line)
 
-    `csv` is the uploaded file, reduced to these rows, with two columns in front, `rejected_line` and
-    `rejected_reason`, that an upload skips; lines end in CRLF, as RFC 4180 has it. `json` is a list of
-    objects. Memory stays constant. Raises `NotFound` where there is no such campaign.
-    """
-    header = connection.scalar(select(campaigns.c.header).where(campaigns.c.id == campaign_id))
+
+def header_of(connection: Connection, campaign_id: UUID) -> str:
+    """The header row of a campaign's upload. Raises `NotFound`."""
+    header: str | None = connection.scalar(select(campaigns.c.header).where(campaigns.c.id == campaign_id))
     if header is None:
         raise NotFound("campaign", str(campaign_id))
-    if format == "csv":
-        return _write_csv(file, header, rejected(connection, campaign_id))
-    if format == "json":
-        return _write_json(file, rejected(connection, campaign_id))
-    raise Invalid("format", f"must be one of {', '.join(FORMATS)}")
+    return header
 
 
 def rejected(connection: Connection, campaign_id: UUID) -> Iterator[dict[str, Any]]:
     """Each rejected row: line_number, kind, reason and row, in the order of the file."""
-    query = (
-        select(rejected_rows.c.line_number, rejected_rows.c.kind, rejected_rows.c.reason, rejected_rows.c.row)
-        .where(rejected_rows.c.campaign_id == campaign_id)
-        .order_by(rejected_rows.c.line_number)
-    )
-    found = connection.execute(query.execution_options(yield_per=_AT_ONCE))
+    found = connection.execute(_rejected(campaign_id).execution_options(yield_per=_AT_ONCE))
     return (dict(row) for row in found.mappings())
 
 
-def _write_csv(file: TextIO, header: str, rows: Iterator[dict[str, Any]]) -> int:
+def rejected_page(connection: Connection, campaign_id: UUID, after: int, limit: int) -> list[dict[str, Any]]:
+    """The first rejected rows after a line."""
+    page = _rejected(campaign_id).where(rejected_rows.c.line_number > after).limit(limit)
+    return [dict(row) for row in connection.execute(page).mappings()]
+
+
+def rejected_csv(header: str, rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """The uploaded file, reduced to these rows, with two columns in front, `rejected_line` and `rejected_reason`, that an
+    upload skips."""
     delimiter = delimiter_of(header)
-    file.write(f"{delimiter.join(IGNORED_HEADERS)}{delimiter}{header}\r\n")
-    count = 0
+    yield f"{delimiter.join(IGNORED_HEADERS)}{delimiter}{header}\r\n"
     for row in rows:
-        count += 1
         why = csv_text([str(row["line_number"]), row["reason"]], delimiter)
-        file.write(f"{why}{delimiter}{row['row']}\r\n")
-    return count
+        yield f"{why}{delimiter}{row['row']}\r\n"
 
 
-def _write_json(file: TextIO, rows: Iterator[dict[str, Any]]) -> int:
-    file.write("[")
-    count = 0
-    for row in rows:
-        count += 1
-        file.write(f"{',' if count > 1 else ''}\n{json.dumps(row, ensure_ascii=False)}")
-    file.write("\n]\n")
-    return count
+def csv_lines(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    """A header row and these rows: what is not there is empty, times are ISO 8601 in UTC."""
+    yield csv_text(list(columns), ",") + "\r\n"
+    for cells in rows:
+        yield csv_text([_plain(cell) for cell in cells], ",") + "\r\n"
+
+
+def _plain(cell: object) -> str:
+    match cell:
+        case None:
+            return ""
+        case datetime():
+            return cell.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return str(cell)
+
+
+def _rejected(campaign_id: UUID) -> Select[tuple[int, str, str, str]]:
+    r = rejected_rows.c
+    return select(r.line_number, r.kind, r.reason, r.row).where(r.campaign_id == campaign_id).order_by(r.line_number)

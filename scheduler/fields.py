@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
@@ -13,6 +14,7 @@ from models.errors import Invalid, problem_of
 from scheduler.csv_rows import RESERVED_HEADERS, VALUE_LIMIT
 
 NAME_LIMIT = 100  #: characters of the name of a trunk, agent or campaign
+FILE_NAME_LIMIT = 200
 
 # control characters, and bytes that were not UTF-8, as the command line hands them on
 _UNUSABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -39,6 +41,22 @@ def thing_name(text: str, *, field: str) -> str:
     if text != text.strip():
         raise Invalid(field, "must not start or end with a blank")
     return text
+
+
+def shown_file_name(text: str) -> str:
+    """The last part of a file's name, which is only shown: what cannot be kept is made visible, what is too long is cut."""
+    return _UNUSABLE.sub("\ufffd", re.split(r"[/\\]", text)[-1])[-FILE_NAME_LIMIT:]
+
+
+def moment(text: str, *, field: str) -> datetime:
+    """ISO 8601 with an offset: without one it would be somebody else's hour. Raises `Invalid`."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        found = None
+    if found is None or found.utcoffset() is None:
+        raise Invalid(field, "must be ISO 8601 with an offset or Z, like 2026-03-01T09:30:00+05:30")
+    return found
 
 
 def value(text: str, *, field: str) -> str:

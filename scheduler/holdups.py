@@ -97,12 +97,14 @@ def _no_redis(slots: Slots | None) -> str | None:
 
 def _not_running(connection: Connection, counts: Counts) -> Holdup:
     row = connection.execute(
-        select(campaigns.c.pause_reason, campaigns.c.accepted).where(campaigns.c.id == counts.campaign_id)
+        select(campaigns.c.pause_reason, campaigns.c.scheduled_at).where(campaigns.c.id == counts.campaign_id)
     ).one()
     name = shlex.quote(counts.name)
     match S(counts.status):
         case S.LOADING:
             sentence = f"It is being uploaded: {counts.total} rows so far."
+        case S.READY if row.scheduled_at is not None:
+            sentence = f"It starts by itself at {in_utc(row.scheduled_at)}, with {_calls(counts.scheduled)}."
         case S.READY:
             sentence = f"It was not started yet: `trunkline campaign start {name}`. {_calls(counts.scheduled)} waiting."
         case S.PAUSED:
@@ -114,7 +116,8 @@ def _not_running(connection: Connection, counts: Counts) -> Holdup:
             sentence = f"It is over: each of its {_calls(counts.total)} has had its end."
     if counts.up:
         sentence += f" {_calls(counts.up)} still up."
-    return Holdup(what=counts.status, sentence=sentence, count=counts.scheduled)
+    until = row.scheduled_at if counts.status == S.READY else None
+    return Holdup(what=counts.status, sentence=sentence, count=counts.scheduled, until=until)
 
 
 def _nothing_due(counts: Counts, facts: Any) -> Iterator[Holdup]:

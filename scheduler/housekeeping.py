@@ -3,7 +3,8 @@
 - publishes again what stayed queued (a message may be lost), withdraws what stayed queued for 30 s;
 - pauses the campaigns of agents that are down (`scheduler.agent_watch`);
 - folds the counts of `campaign_status`, completes campaigns whose calls are all final;
-- audits the slots against the ledger, removes uploads whose loader died, makes the next partition.
+- starts the campaigns whose time has come;
+- audits the slots against the ledger, removes uploads whose loader died and what deleted campaigns had, makes the next partition.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ from models.repairs import Repair
 from models.slots import CANCEL_LINGERS, LeaderSlots, held_keys, line_key, rate_key
 from models.statements import statement
 from models.statuses import Status
+from scheduler import campaigns
 from scheduler.agent_watch import pause_for_dead_agents
+from scheduler.deletion import remove_deleted
+from scheduler.idempotency import forget_old
 from scheduler.loads import remove_dead_loads
 
 logger = structlog.get_logger(__name__)
@@ -69,14 +73,20 @@ class Housekeeping:
             self._connection.exec_driver_sql(statement("fold_counts"))
         with self._connection.begin():
             self._complete_campaigns()
+            for name in campaigns.start_scheduled(self._connection):
+                logger.info("campaign_started", campaign=name)
             stopped = list(self._connection.exec_driver_sql(statement("stopped_campaigns")).scalars())
         for campaign_id in stopped:  # what came back after the stop, or was left by a stop that died
             cancel_scheduled(self._connection, campaign_id)
         for name in remove_dead_loads(self._connection):
             logger.warning("dead_upload_removed", campaign=name)
+        for deleted in remove_deleted(self._connection):
+            logger.info("deleted_campaign_emptied", campaign_id=str(deleted))
         if now >= self._next_hourly:
             self._next_hourly = now + _HOURLY
             self.ensure_event_partitions()
+            with self._connection.begin():
+                forget_old(self._connection)
         if void:
             logger.warning("grants_taken_back", attempts=len(void))
         return void

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from models.errors import Invalid
-from models.schema import idempotency_keys
+from models.schema import deleted_campaigns, idempotency_keys
 
 KEPT_FOR = timedelta(days=1)
 _FIELD = "Idempotency-Key"
@@ -64,5 +64,7 @@ def thing_for(connection: Connection, asked: Asked, new_id: UUID) -> UUID:
 
 
 def forget_old(connection: Connection) -> None:
-    """For the leader, every hour."""
+    """For the leader, every hour: keys, and the deleted campaigns that they may name."""
     connection.execute(delete(idempotency_keys).where(idempotency_keys.c.created_at < func.now() - KEPT_FOR))
+    gone = deleted_campaigns.c
+    connection.execute(delete(deleted_campaigns).where(gone.emptied_at < func.now() - KEPT_FOR))

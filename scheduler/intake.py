@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,13 +17,15 @@ from pathlib import Path
 from uuid import UUID
 
 import psycopg
+import uuid_utils.compat
 from sqlalchemy import Connection, Engine, select
 
 from models.database import readable_errors
 from models.errors import Invalid, NotFound, Unavailable
 from models.schema import agents, phone_numbers, trunks
+from models.webhooks import check_url
 from scheduler.csv_rows import Columns, CsvFile, Recipient, Row, open_csv
-from scheduler.fields import thing_name
+from scheduler.fields import shown_file_name, thing_name
 from scheduler.loads import Counts, Load, NewCampaign, Rejection, loading
 from scheduler.phone_numbers import allowed, country_code, e164
 from scheduler.refs import Ref, is_named
@@ -57,15 +59,22 @@ class Upload:
 
 def upload(
     engine: Engine,
-    path: Path,
+    source: Path | int,
     *,
     name: str,
     agent: Ref,
     from_numbers: Sequence[str],
     max_concurrent_calls: int | None = None,
+    webhook_url: str | None = None,
+    retry_config: Mapping[str, object] | None = None,
+    file_name: str | None = None,
+    campaign_id: UUID | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Upload:
     """Loads the file as a new campaign, `ready` to be started; about 20 s for a million rows.
+
+    `source` may be the descriptor of an open file, which then needs a `file_name`. Where a load under the same
+    `campaign_id` has died it is begun anew.
 
     Raises `Invalid`, `NotFound` or `Conflict` for what is wrong with the arguments, before the file is
     read, or with the file; `Unavailable` when Postgres does not answer.
@@ -76,17 +85,23 @@ def upload(
     numbers = list(dict.fromkeys(e164(number, field="from") for number in from_numbers))
     if not numbers:
         raise Invalid("from", "give at least one phone number of yours to call from")
+    if webhook_url is not None:
+        check_url(webhook_url)
     with _readable_errors():
         with engine.connect() as connection:
             agent_id = _agent_id(connection, agent)
             prefixes = _prefixes(connection, numbers)
-        with open_csv(path) as file:
+        with open_csv(source) as file:
             campaign = NewCampaign(
+                id=campaign_id or uuid_utils.compat.uuid7(),
                 name=name,
                 agent=str(agent),
                 agent_id=agent_id,
                 from_numbers=numbers,
                 max_concurrent_calls=max_concurrent_calls,
+                webhook_url=webhook_url,
+                retry_config=retry_config,
+                file_name=shown_file_name(file_name if file_name is not None else str(source)),
                 header=file.columns.header_text(),
             )
             with loading(engine, campaign, datetime.now(UTC)) as load:

@@ -12,6 +12,7 @@ reader takes a call of a campaign that is still `loading`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,18 +23,18 @@ from uuid import UUID
 
 import psycopg
 import uuid_utils
-from sqlalchemy import Connection, Engine, TextClause, insert, select, text
+from sqlalchemy import Connection, Engine, TextClause, insert, or_, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from models.errors import Conflict, NotFound
-from models.schema import campaigns
+from models.errors import Busy, Conflict, NotFound
+from models.schema import campaigns, deleted_campaigns
 from models.statuses import CampaignStatus
 from scheduler.csv_rows import Recipient
 
 _LOADERS = 0x6C6F6164  # "load": the first half of the lock's key; the second is the campaign
 _DELETED_AT_ONCE = 10_000
 
-_HOLD = text("SELECT pg_advisory_lock(:space, hashtext(:id))")
+_HOLD = text("SELECT pg_try_advisory_lock(:space, hashtext(:id))")
 _WAIT = text("SELECT pg_advisory_xact_lock(:space, hashtext(:id))")
 _TRY = text("SELECT pg_try_advisory_xact_lock(:space, hashtext(:id))")
 
@@ -45,6 +46,12 @@ CROSS JOIN LATERAL (
   SELECT phone_number, line_number FROM calls WHERE campaign_id = %(id)s AND phone_number = n.phone_number LIMIT 1
 ) c
 """
+
+_SO_FAR = text("""
+UPDATE campaigns
+SET rows = rows + :rows, accepted = accepted + :accepted, rejected = rejected + :rejected, duplicate = duplicate + :duplicate, updated_at = now()
+WHERE id = :id
+""")
 
 _READY = text("""
 UPDATE campaigns
@@ -59,11 +66,11 @@ DELETE FROM rejected_rows
 WHERE campaign_id = :id
   AND line_number IN (SELECT line_number FROM rejected_rows WHERE campaign_id = :id LIMIT :limit)
 """)
-_DELETE_CAMPAIGN = (
+_DELETE_COUNTS = (
     text("DELETE FROM campaign_count_deltas WHERE campaign_id = :id"),
     text("DELETE FROM campaign_counts WHERE campaign_id = :id"),
-    text("DELETE FROM campaigns WHERE id = :id"),
 )
+_DELETE_CAMPAIGN = text("DELETE FROM campaigns WHERE id = :id")
 
 
 class Rejection(NamedTuple):
@@ -90,11 +97,15 @@ class Counts:
 class NewCampaign:
     """A campaign to be loaded; everything in it has been checked."""
 
+    id: UUID
     name: str
     agent: str
     agent_id: UUID
     from_numbers: Sequence[str]
     max_concurrent_calls: int | None
+    webhook_url: str | None
+    retry_config: Mapping[str, object] | None
+    file_name: str
     header: str
 
 
@@ -129,6 +140,9 @@ class Load:
                 ):
                     for rejection in rejections:
                         copy.write_row((campaign, *rejection))
+            kinds = Counter(rejection.kind for rejection in rejections)
+            so_far = {"accepted": len(recipients), "rejected": kinds["rejected"], "duplicate": kinds["duplicate"]}
+            self.connection.execute(_SO_FAR, {"id": campaign, "rows": sum(so_far.values()), **so_far})
 
     def known(self, numbers: Sequence[str]) -> dict[str, int]:
         """Those that the campaign has already, with the line of each."""
@@ -152,20 +166,22 @@ class Load:
 def loading(engine: Engine, campaign: NewCampaign, due_at: datetime) -> Iterator[Load]:
     """A campaign to fill; if the block ends with an error, a Ctrl-C included, nothing of it is left.
 
-    Raises `Conflict` if there is a campaign of this name. When Postgres goes away, what is left is removed
+    Raises `Conflict` if there is a campaign of this name, `Busy` if this very campaign is being loaded already. When Postgres goes away, what is left is removed
     by `remove_dead_loads`.
     """
-    campaign_id = UUID(int=uuid_utils.uuid7().int)
+    held = False
     _remove_dead_namesake(engine, campaign.name)
     with engine.connect() as connection:
         try:
-            _create(connection, campaign_id, campaign)
-            yield Load(campaign_id=campaign_id, agent_id=campaign.agent_id, due_at=due_at, connection=connection)
+            _hold(connection, campaign.id)
+            held = True
+            _create(connection, campaign)
+            yield Load(campaign_id=campaign.id, agent_id=campaign.agent_id, due_at=due_at, connection=connection)
             connection.invalidate()  # closed, not pooled: the lock ends with it
         except BaseException:
             connection.invalidate()
             with suppress(DBAPIError), engine.connect() as other:
-                while _remove_some(other, campaign_id, _WAIT) is _Removal.MORE:
+                while held and _remove_some(other, campaign.id, _WAIT) is _Removal.MORE:
                     pass
             raise
 
@@ -192,19 +208,45 @@ def remove_dead_loads(connection: Connection, *, limit: int = 50_000) -> list[st
     return removed
 
 
-def _create(connection: Connection, campaign_id: UUID, campaign: NewCampaign) -> None:
+def was_loaded(connection: Connection, campaign_id: UUID) -> bool:
+    """Whether there is or was such a campaign with all its calls."""
+    loaded = campaigns.select().where(campaigns.c.id == campaign_id, campaigns.c.status != CampaignStatus.LOADING)
+    deleted = deleted_campaigns.select().where(deleted_campaigns.c.id == campaign_id)
+    return bool(connection.scalar(select(or_(loaded.exists(), deleted.exists()))))
+
+
+def remove_piece(connection: Connection, campaign_id: UUID, limit: int) -> bool:
+    """Deletes so many calls, with their attempts, or rejected rows of a campaign that nobody writes to; False when none is left."""
+    of = {"id": str(campaign_id)}
+    for delete in (_DELETE_CALLS, _DELETE_REJECTED):
+        if connection.execute(delete, {**of, "limit": limit}).rowcount == limit:
+            return True
+    for delete in _DELETE_COUNTS:
+        connection.execute(delete, of)
+    return False
+
+
+def _hold(connection: Connection, campaign_id: UUID) -> None:
+    with connection.begin():
+        if not connection.scalar(_HOLD, {"space": _LOADERS, "id": str(campaign_id)}):
+            raise Busy(f"campaign: {campaign_id} is being loaded: ask again in a moment")
+
+
+def _create(connection: Connection, campaign: NewCampaign) -> None:
     values = {
-        "id": campaign_id,
+        "id": campaign.id,
         "name": campaign.name,
         "agent_id": campaign.agent_id,
         "from_numbers": list(campaign.from_numbers),
         "status": CampaignStatus.LOADING,
         "max_concurrent_calls": campaign.max_concurrent_calls,
+        "webhook_url": campaign.webhook_url,
+        "retry_config": campaign.retry_config,
+        "file_name": campaign.file_name,
         "header": campaign.header,
     }
     try:
         with connection.begin():
-            connection.execute(_HOLD, {"space": _LOADERS, "id": str(campaign_id)})
             connection.execute(insert(campaigns).values(values))
     except IntegrityError as error:
         if isinstance(error.orig, psycopg.errors.UniqueViolation):
@@ -231,14 +273,11 @@ class _Removal(Enum):
 def _remove_some(connection: Connection, campaign_id: UUID, lock: TextClause) -> _Removal:
     """One transaction with a bounded number of rows, holding the loader's lock: calls first, the campaign last."""
     of = {"id": str(campaign_id)}
-    batch = {**of, "limit": _DELETED_AT_ONCE}
     with connection.begin():
         locked = connection.scalar(lock, {"space": _LOADERS, **of})
         if locked is False or connection.execute(_STILL_LOADING, of).first() is None:
             return _Removal.KEPT
-        for delete in (_DELETE_CALLS, _DELETE_REJECTED):
-            if connection.execute(delete, batch).rowcount == _DELETED_AT_ONCE:
-                return _Removal.MORE
-        for delete in _DELETE_CAMPAIGN:
-            connection.execute(delete, of)
+        if remove_piece(connection, campaign_id, _DELETED_AT_ONCE):
+            return _Removal.MORE
+        connection.execute(_DELETE_CAMPAIGN, of)
         return _Removal.GONE

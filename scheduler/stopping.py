@@ -25,7 +25,7 @@ from asterisk.pool import AmiError, AmiPool
 from asterisk.reconcile import SECOND_LOOK_AFTER
 from models import ledger
 from models.database import NEVER_IDLE, open_engine, readable_errors
-from models.errors import Conflict, NotFound, Unavailable
+from models.errors import Conflict, NotFound, Unavailable, WrongState
 from models.explanations import Ending, Verdict, explain
 from models.outcome import Disposition
 from models.schema import campaigns
@@ -171,7 +171,12 @@ class _Operator:
             raise NotFound("campaign", str(campaign))
         if row.status != to:
             if to not in CAMPAIGN_TRANSITIONS[CampaignStatus(row.status)]:
-                raise Conflict(f"campaign: {row.name!r} is {row.status} and cannot become {to}")
+                needed = [state.value for state, follow in CAMPAIGN_TRANSITIONS.items() if to in follow]
+                raise WrongState(
+                    f"campaign: {row.name!r} is {row.status} and cannot become {to}",
+                    state=row.status,
+                    needed=" or ".join(needed),
+                )
             connection.exec_driver_sql(
                 "UPDATE campaigns SET status = %(to)s, pause_reason = NULL, updated_at = now(),"
                 " ended_at = CASE WHEN %(to)s = 'stopped' THEN now() END WHERE id = %(id)s",

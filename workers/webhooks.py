@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 import anyio
 import structlog
 from sqlalchemy import Connection, Engine
-from standardwebhooks import Webhook
 
 from models import executions, webhooks
 from models.settings import Settings
-from models.webhooks import Delivery, Failure
-from workers.receivers import post, trusted
+from models.webhooks import Delivery
+from workers.receivers import trusted
 
 logger = structlog.get_logger(__name__)
 
@@ -30,9 +28,7 @@ _STAYS_SECONDS = 5.0  # with one receiver that has more; then the others have th
 class Deliverer:
     """Thread-safe; one a process."""
 
-    def __init__(
-        self, settings: Settings, engine: Engine, *, jitter: Callable[[], float] = random.random
-    ) -> None:
+    def __init__(self, settings: Settings, engine: Engine, *, jitter: Callable[[], float] = random.random) -> None:
         self._to_private = settings.webhooks_to_private_addresses
         self._engine = engine
         self._context = trusted(settings.ca_file)

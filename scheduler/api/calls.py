@@ -22,6 +22,7 @@ from models.schema import calls
 from models.statements import statement
 from models.statuses import Status
 from scheduler import single, stopping
+from scheduler.api.moments import Moment
 from scheduler.api.parts import Asking, Parts, Using
 from scheduler.api.problems import answers
 from scheduler.concurrency import concurrency
@@ -41,19 +42,6 @@ _EXAMPLE: JsonDict = {
 }
 
 
-def _moment(value: object) -> object:
-    """ISO 8601 with an offset: without one it would be somebody else's hour."""
-    if value is None or isinstance(value, datetime):
-        return value
-    try:
-        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
-        moment = None
-    if moment is None or moment.utcoffset() is None:
-        raise ValueError("must be ISO 8601 with an offset or Z, like 2026-03-01T09:30:00+05:30")
-    return moment
-
-
 def _text(value: object) -> object:
     """Numbers and booleans as they are written in JSON."""
     if isinstance(value, float) and not math.isfinite(value):
@@ -65,7 +53,6 @@ def _text(value: object) -> object:
     return value
 
 
-_Moment = Annotated[datetime, BeforeValidator(_moment)]
 _Value = Annotated[str, BeforeValidator(_text), WithJsonSchema({"type": ["string", "number", "boolean"]})]
 
 
@@ -93,7 +80,7 @@ class NewCall(BaseModel):
     user_data: dict[str, _Value] = Field(
         {}, max_length=_MOST_VARIABLES, description="Variables for the agent, which gets each as text."
     )
-    scheduled_at: _Moment | None = Field(
+    scheduled_at: Moment | None = Field(
         None,
         description="When to call: ISO 8601 with an offset or `Z`, at most 366 days ahead; a time that has passed is now.",
         examples=["2026-03-01T09:30:00+05:30"],

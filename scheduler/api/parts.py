@@ -17,7 +17,7 @@ from models.errors import TrunklineError
 from models.settings import Settings
 from models.slots import Slots
 from scheduler.keys import Key
-from scheduler.presence import redis_client
+from scheduler.presence import open_redis, redis_client
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,15 @@ class Parts:
     def bell(self) -> Iterator[Slots]:
         """The slots, from a Redis that has just answered. Raises `Unavailable` before anything is written."""
         with redis_client(self.settings) as client:
+            yield Slots(client)
+
+    @contextmanager
+    def glance(self) -> Iterator[Slots | None]:
+        """The slots to be looked at, whether or not Redis answers; None where there is none."""
+        if self.settings.redis_url is None:
+            yield None
+            return
+        with open_redis(self.settings) as client:
             yield Slots(client)
 
     def wake(self) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from starlette.exceptions import HTTPException
 
 from models.database import reason
-from models.errors import Conflict, Invalid, NotFound, TrunklineError, Unavailable, problem_of
+from models.errors import Busy, Conflict, Invalid, NotFound, TrunklineError, Unavailable, problem_of
 from scheduler.api.bodies import is_json
 
 logger = structlog.get_logger(__name__)
@@ -116,6 +116,8 @@ def of_error(error: TrunklineError) -> Response:
             return problem(422, str(error), errors=[FieldProblem(field=error.field, detail=error.problem)])
         case NotFound():
             return problem(404, str(error))
+        case Busy():
+            return problem(409, str(error), headers={"Retry-After": str(RETRY_AFTER)})
         case Conflict():
             return problem(409, str(error))
         case Unavailable():

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from models.findings import in_utc
 from models.settings import Settings, read_settings
 from scheduler import campaigns, exports, intake
 from scheduler.campaigns import CALL_COLUMNS, Counts
@@ -21,9 +23,10 @@ from scheduler.cli.group import new_group
 from scheduler.cli.resolve import CallAgain, Leave, carry_out
 from scheduler.cli.session import bell, ledger, transaction
 from scheduler.cli.watch import watch as watch_campaign
-from scheduler.fields import thing_name
+from scheduler.fields import moment, thing_name
 from scheduler.intake import Upload
 from scheduler.presence import require_asterisk
+from scheduler.single import later
 
 group = new_group("Lists of people to call.")
 
@@ -81,9 +84,22 @@ def upload(
 
 
 @group.command()
-def start(name: Name) -> None:
+def start(
+    name: Name,
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Later, as 2026-03-01T09:30:00+05:30; may be said again with another time."),
+    ] = None,
+) -> None:
     """Start a campaign that is ready."""
-    _run(read_settings(), name, resume=False)
+    settings = read_settings()
+    when = later(moment(at, field="at"), datetime.now(UTC)) if at is not None else None
+    if when is None:
+        _run(settings, name, resume=False)
+        return
+    with transaction(settings) as connection:
+        campaigns.schedule(connection, name, when)
+    terminal.say(f"campaign {name} starts by itself at {in_utc(when)}")
 
 
 @group.command()

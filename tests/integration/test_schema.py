@@ -303,7 +303,7 @@ def test_a_removed_upload_is_counted_out_again(rows: Rows) -> None:
 
 WRITTEN_BY_SERVICES = {
     "trunks", "trunk_gateways", "gateway_health", "gateway_probes", "phone_numbers", "agents", "agent_health", "nodes",
-    "node_health", "repairs", "api_keys", "idempotency_keys", "webhook_deliveries", "webhook_keys",
+    "node_health", "repairs", "api_keys", "idempotency_keys", "deleted_campaigns", "webhook_deliveries", "webhook_keys",
     "roles", "campaigns", "rejected_rows", "calls", "attempts", "campaign_counts", "campaign_count_deltas",
 }  # fmt: skip
 ASTERISK_READS = (

@@ -32,6 +32,14 @@ ALTER TABLE campaigns ADD COLUMN retry_config jsonb;
 ALTER TABLE calls ADD COLUMN scheduled_at timestamptz;  -- of a single call, as it was asked for; NULL: at once
 ALTER TABLE calls ADD COLUMN retry_config jsonb;  -- of a single call
 ALTER TABLE calls ADD COLUMN bypass_call_guardrails boolean NOT NULL DEFAULT false;
+-- A campaign that was deleted is gone from `campaigns` at once; what it had is removed piece by piece, and its id stays for as
+-- long as an Idempotency-Key may name it.
+CREATE TABLE deleted_campaigns (
+  id          uuid PRIMARY KEY,
+  deleted_at  timestamptz NOT NULL DEFAULT now(),
+  emptied_at  timestamptz
+);
+ALTER TABLE rejected_rows DROP CONSTRAINT rejected_rows_campaign_id_fkey;  -- its cascade would be one long transaction
 CREATE INDEX campaigns_scheduled ON campaigns (scheduled_at) WHERE status = 'ready' AND scheduled_at IS NOT NULL;
 
 -- ---------------------------------------------------------------------------------------------
@@ -92,4 +100,4 @@ END $$;
 -- Rights
 -- ---------------------------------------------------------------------------------------------
 
-GRANT SELECT, INSERT, UPDATE, DELETE ON api_keys, idempotency_keys, webhook_deliveries, webhook_keys TO trunkline_services;
+GRANT SELECT, INSERT, UPDATE, DELETE ON api_keys, idempotency_keys, deleted_campaigns, webhook_deliveries, webhook_keys TO trunkline_services;
