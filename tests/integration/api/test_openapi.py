@@ -41,7 +41,7 @@ WITHOUT_ASTERISK = ["GET /readyz", "POST /call/{execution_id}/stop", "POST /sip-
 """They say 503 here, where no Asterisk runs; nothing else may."""
 
 _OF_EACH = 12
-_EXAMPLES = 25
+_EXAMPLES = 15
 
 PROMISED = """
     POST /call
@@ -115,8 +115,8 @@ def test_every_operation_says_what_it_does_and_every_body_shows_what_may_be_sent
         for media in operation.get("requestBody", {}).get("content", {}).values():
             shown = [media, *schemas(document, media["schema"])]
             fields = [field for schema in shown[1:] for field in schema.get("properties", {}).values()]
-            examples = [part for part in (*shown, *fields) if part.get("examples") or "example" in part]
-            assert examples or not fields, f"{label}: an example of its body"
+            has_example = any(part.get("examples") or "example" in part for part in (*shown, *fields))
+            assert has_example or all(field.get("description") for field in fields), f"{label}: an example of its body"
 
 
 def test_the_page_for_people_needs_no_other_host(small_api: SmallApi) -> None:
