@@ -20,6 +20,7 @@ from pydantic import (
     StrictBool,
     WithJsonSchema,
 )
+from pydantic.config import JsonDict
 
 from models.agents import check_host, host_and_port
 from scheduler.fields import by, plain_text, thing_name, without_defaults
@@ -30,6 +31,16 @@ _SIP_USER = re.compile(r"[A-Za-z0-9._+-]{1,100}")
 _DOMAIN = re.compile(r"[A-Za-z0-9.-]{1,253}")
 _MOST = 100_000  # a limit above this is a slip of the finger, and has to fit an integer
 _SLOWEST = 0.001  # calls a second: one in seventeen minutes; below it is a slip of the finger, too, and a time that Redis cannot hold
+
+_EXAMPLE: JsonDict = {
+    "name": "acme",
+    "provider": "custom",
+    "auth_type": "userpass",
+    "auth_username": "U",
+    "auth_password": "P",
+    "gateways": [{"gateway_address": "sip.example.com", "port": 5060, "priority": 1}],
+    "max_concurrent_calls": 20,
+}
 
 
 def _prefix(text: str) -> str:
@@ -161,6 +172,8 @@ class _TrunkFields(BaseModel):
 
 class TrunkCreate(_TrunkFields):
     """A trunk to be made."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
     name: Name
     auth_type: AuthType
