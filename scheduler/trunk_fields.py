@@ -82,6 +82,12 @@ def _bare(address: object) -> object:
     return address
 
 
+def _some(given: tuple[object, ...]) -> tuple[object, ...]:
+    if not given:
+        raise ValueError("must be at least 1")
+    return given
+
+
 def _not_yet(wanted: bool) -> bool:
     if wanted:
         raise ValueError("inbound calls are not supported yet: must be false")
@@ -119,6 +125,8 @@ Network = Annotated[
         }
     ),
 ]
+# not min_length, which says of one that is wrong that there is none as well
+_SOME = (AfterValidator(_some), Field(json_schema_extra={"minItems": 1}))
 AuthType = Literal["userpass", "ip-based"]
 
 
@@ -163,7 +171,7 @@ class _TrunkFields(BaseModel):
     max_concurrent_calls: Annotated[int, Field(strict=True, gt=0, le=_MOST)] = 10
     max_calls_per_second: Annotated[float, Field(strict=True, ge=_SLOWEST, le=_MOST, allow_inf_nan=False)] = 10.0
     #: None: the country codes of its own numbers
-    allowed_prefixes: Annotated[tuple[Annotated[str, AfterValidator(_prefix)], ...], Field(min_length=1)] | None = None
+    allowed_prefixes: Annotated[tuple[Annotated[str, AfterValidator(_prefix)], ...], *_SOME] | None = None
     from_user: SipUser | None = None
     from_domain: Annotated[str, AfterValidator(_domain)] | None = None
     contact_user: SipUser | None = None
@@ -177,7 +185,7 @@ class TrunkCreate(_TrunkFields):
 
     name: Name
     auth_type: AuthType
-    gateways: Annotated[tuple[Gateway, ...], Field(min_length=1, max_length=20)]
+    gateways: Annotated[tuple[Gateway, ...], Field(max_length=20), *_SOME]
 
 
 class TrunkUpdate(_TrunkFields):
@@ -187,4 +195,4 @@ class TrunkUpdate(_TrunkFields):
 
     name: Name = ""
     auth_type: AuthType = "ip-based"
-    gateways: Annotated[tuple[Gateway, ...], Field(min_length=1, max_length=20)] = ()
+    gateways: Annotated[tuple[Gateway, ...], Field(max_length=20), *_SOME] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -145,8 +146,6 @@ def test_an_agent_with_batches_or_calls_stays(asks: httpx.Client, small_api: Sma
 
 
 def test_a_change_wakes_the_leader(asks: httpx.Client, small_api: SmallApi) -> None:
-    from datetime import timedelta
-
     agent = made(asks)
     assert small_api.settings.redis_url is not None
     with connect(small_api.settings.redis_url.get_secret_value()) as client:
