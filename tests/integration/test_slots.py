@@ -486,21 +486,21 @@ def test_an_audit_counts_a_lease_for_the_limit_that_its_agent_has_got_since(worl
     agent = uuid4()
     limited = Scope(kind="agent", id=str(agent), limit=1)
     [old, over] = [uuid4(), uuid4()]
-    trunk = trunk_scope(5)
-    world.leader.take([trunk], [Lease(attempt_id=id, scopes=(trunk,)) for id in (old, over)])
+    room = trunk(5)
+    world.leader.take([room], [Lease(attempt_id=id, scopes=(room,)) for id in (old, over)])
     world.slots.free([over])
     held = held_keys(trunk_id=TRUNK, node="n1", campaign_id=None, agent_id=agent)
     mended = world.leader.audit([(old, held), (over, held)])
     assert (mended.put_back, mended.freed) == (0, 0)
     assert world.slots.in_use("agent", agent) == 1, "the one that is over does not count"
-    assert world.leader.take([trunk, limited], []).room[limited.slots_key] == 0
-    new = Lease(attempt_id=uuid4(), scopes=(trunk, limited))
-    assert not world.leader.take([trunk, limited], [new]).granted
+    assert world.leader.take([room, limited], []).room[limited.slots_key] == 0
+    new = Lease(attempt_id=uuid4(), scopes=(room, limited))
+    assert not world.leader.take([room, limited], [new]).granted
     world.leader.audit([(old, held)])
     assert world.slots.in_use("agent", agent) == 1
     world.slots.free([old])
     assert world.slots.in_use("agent", agent) == 0
-    assert world.leader.take([trunk, limited], [new]).granted
+    assert world.leader.take([room, limited], [new]).granted
 
 
 def test_a_rebuild_restores_exactly_the_holders(world: World) -> None:

@@ -86,7 +86,10 @@ def test_a_change_is_what_is_given_and_replaces_lists_whole(asks: httpx.Client) 
     networks = [{"ip_address": "192.0.2.0/24"}, {"ip_address": "192.0.2.9"}]
     trunk = made(asks, ip_identifiers=networks, allowed_prefixes=["+1", "+49"], provider="Acme")
     assert trunk["ip_identifiers"] == networks
-    two: list[dict[str, Any]] = [{"gateway_address": "b.invalid", "port": None, "priority": 1}, {**GATEWAY, "priority": 2}]
+    two: list[dict[str, Any]] = [
+        {"gateway_address": "b.invalid", "port": None, "priority": 1},
+        {**GATEWAY, "priority": 2},
+    ]
     after = changed(asks, trunk, gateways=two, ip_identifiers=["192.0.2.1"])
     assert after["gateways"] == [{**gateway, "trouble": None} for gateway in two]
     assert after["ip_identifiers"] == [{"ip_address": "192.0.2.1"}]
