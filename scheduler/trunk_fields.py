@@ -20,6 +20,7 @@ from pydantic import (
     StrictBool,
     WithJsonSchema,
 )
+from pydantic.config import JsonDict
 
 from models.agents import check_host, host_and_port
 from scheduler.fields import by, plain_text, thing_name, without_defaults
@@ -30,6 +31,16 @@ _SIP_USER = re.compile(r"[A-Za-z0-9._+-]{1,100}")
 _DOMAIN = re.compile(r"[A-Za-z0-9.-]{1,253}")
 _MOST = 100_000  # a limit above this is a slip of the finger, and has to fit an integer
 _SLOWEST = 0.001  # calls a second: one in seventeen minutes; below it is a slip of the finger, too, and a time that Redis cannot hold
+
+_EXAMPLE: JsonDict = {
+    "name": "acme",
+    "provider": "custom",
+    "auth_type": "userpass",
+    "auth_username": "U",
+    "auth_password": "P",
+    "gateways": [{"gateway_address": "sip.example.com", "port": 5060, "priority": 1}],
+    "max_concurrent_calls": 20,
+}
 
 
 def _prefix(text: str) -> str:
@@ -71,6 +82,12 @@ def _bare(address: object) -> object:
     return address
 
 
+def _some(given: tuple[object, ...]) -> tuple[object, ...]:
+    if not given:
+        raise ValueError("must be at least 1")
+    return given
+
+
 def _not_yet(wanted: bool) -> bool:
     if wanted:
         raise ValueError("inbound calls are not supported yet: must be false")
@@ -108,6 +125,8 @@ Network = Annotated[
         }
     ),
 ]
+# not min_length, which says of one that is wrong that there is none as well
+_SOME = (AfterValidator(_some), Field(json_schema_extra={"minItems": 1}))
 AuthType = Literal["userpass", "ip-based"]
 
 
@@ -152,7 +171,7 @@ class _TrunkFields(BaseModel):
     max_concurrent_calls: Annotated[int, Field(strict=True, gt=0, le=_MOST)] = 10
     max_calls_per_second: Annotated[float, Field(strict=True, ge=_SLOWEST, le=_MOST, allow_inf_nan=False)] = 10.0
     #: None: the country codes of its own numbers
-    allowed_prefixes: Annotated[tuple[Annotated[str, AfterValidator(_prefix)], ...], Field(min_length=1)] | None = None
+    allowed_prefixes: Annotated[tuple[Annotated[str, AfterValidator(_prefix)], ...], *_SOME] | None = None
     from_user: SipUser | None = None
     from_domain: Annotated[str, AfterValidator(_domain)] | None = None
     contact_user: SipUser | None = None
@@ -162,9 +181,11 @@ class _TrunkFields(BaseModel):
 class TrunkCreate(_TrunkFields):
     """A trunk to be made."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
     name: Name
     auth_type: AuthType
-    gateways: Annotated[tuple[Gateway, ...], Field(min_length=1, max_length=20)]
+    gateways: Annotated[tuple[Gateway, ...], Field(max_length=20), *_SOME]
 
 
 class TrunkUpdate(_TrunkFields):
@@ -174,4 +195,4 @@ class TrunkUpdate(_TrunkFields):
 
     name: Name = ""
     auth_type: AuthType = "ip-based"
-    gateways: Annotated[tuple[Gateway, ...], Field(min_length=1, max_length=20)] = ()
+    gateways: Annotated[tuple[Gateway, ...], Field(max_length=20), *_SOME] = ()
