@@ -6,7 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
-import pytest
+import psycopg
 from pydantic import SecretStr
 
 from deploy.embedded.valkey import Valkey
@@ -40,22 +40,33 @@ def test_a_whole_system_is_ready_and_each_part_that_is_down_is_named(system: Sys
             until(lambda: set(parts(url).values()) == {"ok"}, within=60, what="everything is ready again")
 
 
-@pytest.mark.parametrize("part", ["valkey", "postgres"])
-def test_a_service_that_hangs_holds_nobody_up(system: System, part: str) -> None:
+def test_a_redis_that_hangs_holds_nobody_up(system: System) -> None:
     url = system.stack.runtime["api_url"]
     until(lambda: set(parts(url).values()) == {"ok"}, what="everything is ready")
-    system.freeze(part)
+    system.freeze("valkey")
     try:
-        name = {"valkey": "redis"}.get(part, part)
-        until(lambda: parts(url)[name] == "down")
+        until(lambda: parts(url)["redis"] == "down")
         began = time.monotonic()
         with ThreadPoolExecutor(20) as many:
-            assert {found[name] for found in many.map(lambda _: parts(url), range(20))} == {"down"}
+            found = list(many.map(lambda _: parts(url), range(20)))
+        assert {(one["postgres"], one["redis"], one["workers"]) for one in found} == {("ok", "down", "unknown")}
         assert time.monotonic() - began < 2 * health.LOOKS_FOR + 1
         assert httpx.get(f"{url}/healthz").json() == {"status": "ok"}
     finally:
-        system.thaw(part)
+        system.thaw("valkey")
         until(lambda: set(parts(url).values()) == {"ok"}, within=60, what="everything is ready again")
+
+
+def test_a_table_that_somebody_keeps_locked_holds_nobody_up(small_api: SmallApi) -> None:
+    with psycopg.connect(small_api.database.owner_url) as holder:
+        holder.execute("LOCK TABLE nodes")
+        began = time.monotonic()
+        found = parts(small_api.url)
+        assert time.monotonic() - began < health.LOOKS_FOR + 1
+        assert (found["postgres"], found["scheduler"], found["asterisk"]) == ("ok", "down", "unknown")
+        with small_api.client() as asks:
+            assert asks.get("/agents/x").status_code == 422  # keys are still found
+    until(lambda: parts(small_api.url)["asterisk"] == "down", what="it is looked at again")
 
 
 def test_nothing_dials_where_there_is_only_an_api(small_api: SmallApi) -> None:

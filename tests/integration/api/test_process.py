@@ -30,7 +30,7 @@ def started(database: Database, valkey: Valkey, bind: str) -> Iterator[subproces
         "TRUNKLINE_REDIS_URL": valkey.url,
         "TRUNKLINE_API_BIND": bind,
     }
-    words = [Path(sys.executable).parent / "trunkline", "run", "api"]
+    words = [str(Path(sys.executable).parent / "trunkline"), "run", "api"]
     with subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True) as process:
         try:
             yield process
