@@ -90,7 +90,7 @@ def run_api(settings: Settings) -> None:
     try:
         listening = socket.create_server((host, int(port)))
     except OSError as error:
-        raise Unavailable(f"TRUNKLINE_API_BIND: {settings.api_bind}: {error.strerror}") from error
+        raise Unavailable(f"TRUNKLINE_API_BIND: {settings.api_bind}: {os.strerror(error.errno or 0)}") from error
     with listening:
         server.run(sockets=[listening])
 

@@ -66,6 +66,9 @@ class Stack:
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         reach = self._reach() if self.settings.asterisk_nodes is None else None
         require_given(self.settings)
+        if "api_bind" in self.settings.model_fields_set:
+            host, _, port = self.settings.api_bind.partition(":")
+            require_bind(host, int(port))
         yield from self._postgres()
         owner_url = self._owner_url()
         migrate(owner_url)
@@ -197,14 +200,11 @@ class Stack:
         self.runtime["api_url"] = f"http://{reached_at}:{port}"
         self._write_runtime()
         words = [sys.executable, "-m", "deploy.main", "run", "api"]
-
-        def port_is_ours() -> None:  # or whoever has it would be taken for the API
-            if taken_port(port, port, host, [SOCK_STREAM]) is not None:
-                raise Unavailable(
-                    f"TRUNKLINE_API_BIND: {host}:{port} is taken by another program, or no address of this machine"
-                )
-
-        return replace(self._own("api", words), before_start=port_is_ours, ready=lambda: accepts(port, reached_at))
+        return replace(
+            self._own("api", words),
+            before_start=lambda: require_bind(host, port),
+            ready=lambda: accepts(port, reached_at),
+        )
 
     def _flower(self) -> Part:
         port = self._port("flower", 5555)
@@ -250,6 +250,14 @@ class Stack:
         given = self.settings.model_dump(mode="json", include=self.settings.model_fields_set - _ADDRESSES)
         self.runtime = {**given, **self.runtime}
         write_private(self.home / "runtime.json", json.dumps(self.runtime, indent=1) + "\n")
+
+
+def require_bind(host: str, port: int) -> None:
+    """Raises `Unavailable` where the API cannot listen; whoever does would be taken for it."""
+    if taken_port(port, port, host, [SOCK_STREAM]) is not None:
+        raise Unavailable(
+            f"TRUNKLINE_API_BIND: {host}:{port} is taken by another program, or no address of this machine"
+        )
 
 
 def _service(url: str) -> str:

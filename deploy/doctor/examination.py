@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
 
+from deploy.doctor.api import examine_api
 from deploy.doctor.broker import examine_redis, examine_workers
 from deploy.doctor.ledger import examine_postgres, examine_scheduler, examine_trunks
 from deploy.doctor.machine import examine_machine, runs_here
@@ -55,7 +56,8 @@ def examine(settings: Settings) -> list[Finding]:
     postgres = _Look(part="postgres", do=lambda: examine_postgres(settings))
     broker = _Look(part="redis", do=lambda: examine_redis(settings))
     machine = _Look(part="machine", do=lambda: examine_machine(settings))
-    _wait_for([postgres, broker, machine], FIRST_WITHIN)
+    api = _Look(part="api", do=lambda: examine_api(settings))
+    _wait_for([postgres, broker, machine, api], FIRST_WITHIN)
     of_postgres, ledger = postgres.result or ([postgres.why_not(FIRST_WITHIN)], None)
     of_redis = broker.result or [broker.why_not(FIRST_WITHIN)]
 
@@ -77,6 +79,7 @@ def examine(settings: Settings) -> list[Finding]:
     findings += examine_trunks(ledger)
     findings += examine_scheduler(ledger)
     findings += workers.result or [workers.why_not(THEN_WITHIN)]
+    findings += api.result or [api.why_not(FIRST_WITHIN)]
     return findings
 
 

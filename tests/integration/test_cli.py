@@ -29,7 +29,7 @@ from deploy.part import free_port, running
 from models.database import sqlalchemy_url
 from models.settings import Settings
 from models.slots import Bell, connect
-from scheduler import single
+from scheduler import keys, single
 from scheduler.cli.app import app, run
 from scheduler.single import CallState
 from tests.integration.conftest import Database
@@ -86,6 +86,7 @@ class Operator:
             "campaigns",
             "calls",
             "rejected_rows",
+            "api_keys",
         )
         with self.owner.connect() as connection:
             return {
@@ -662,6 +663,48 @@ def test_config_has_real_urls_for_other_programs(
     assert found["asterisk_nodes"] == [{"name": "pbx", "host": "127.0.0.1", "port": 5038, "max_calls": 200}]
     assert valkey in operator.does("config")
     assert "hidden" not in operator.does("config", "--json") + operator.does("config")
+
+
+# -------------------------------------------------------------------------------------------------- keys
+
+
+def test_a_key_is_the_only_thing_on_stdout_and_is_shown_once(operator: Operator) -> None:
+    made = operator("key", "create", "mine", "--scope", "call")
+    assert (made.status, made.err) == (0, "keep it: it cannot be shown again\n")
+    key = made.out.rstrip("\n")
+    assert re.fullmatch(r"trunkline_[\w-]{43}", key)
+    with operator.engine.begin() as connection:
+        found = keys.find(connection, key)
+    assert found is not None
+    assert (found.name, found.scope) == ("mine", "call")
+    kept = str(operator.everything()["api_keys"])
+    assert key not in kept
+    assert key.removeprefix("trunkline_") not in kept
+    listed = operator.does("key", "list")
+    assert re.search(r"^mine +call +\S+ +\S+Z$", listed, re.M)
+    assert "trunkline_" not in listed
+
+
+def test_a_key_that_is_revoked_is_known_no_more_and_stays_in_the_list(operator: Operator) -> None:
+    key = operator.does("key", "create", "mine", "--scope", "read").strip()
+    assert operator.does("key", "revoke", "mine") == "key mine is revoked\n"
+    with operator.engine.begin() as connection:
+        assert keys.find(connection, key) is None
+    listed = operator.does("key", "list")
+    assert "mine" in listed
+    operator.does("key", "revoke", "mine")
+    assert operator.does("key", "list") == listed  # since when stays as it was
+    assert "there is already a key 'mine'" in operator.is_refused("key", "create", "mine", "--scope", "read")
+
+
+def test_a_key_without_a_scope_a_name_or_any_trace_is_refused(operator: Operator) -> None:
+    for scope in ("all", "", "Read", "read,call"):
+        assert "scope: must be one of read, call, admin" in operator.is_refused("key", "create", "x", "--scope", scope)
+    assert "--scope" in operator.is_refused("key", "create", "x", status=2)
+    assert "NAME" in operator.is_refused("key", "create", "--scope", "read", status=2)
+    for name in ("", "a\nb", "\x1b[31m", "x" * 1000, "\udcff"):
+        assert operator.is_refused("key", "create", name, "--scope", "read").startswith("name: ")
+    assert "there is no key 'nobody'" in operator.is_refused("key", "revoke", "nobody")
 
 
 # --------------------------------------------------------------------------------------------- bad input

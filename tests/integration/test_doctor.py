@@ -16,6 +16,7 @@ import pytest
 import redis
 from pydantic import SecretStr
 
+from deploy.doctor.api import examine_api
 from deploy.doctor.broker import examine_redis
 from deploy.doctor.examination import examine
 from deploy.doctor.ledger import breaker_finding, examine_postgres
@@ -53,6 +54,7 @@ def test_a_healthy_system_has_nothing_wrong_and_nobody_is_dialled_for_it(system:
         "scheduler",
         "workers",
         "queue",
+        "api",
         "slots",
         "disk",
         "open files",
@@ -106,6 +108,7 @@ def test_parts_that_do_not_answer_are_said_and_hold_nothing_up(tmp_path: Path, d
         ("scheduler", "nobody leads"),
         ("worker-1", "none answers"),
         ("listener-local", "no listener runs"),
+        ("api", "does not answer at"),
     ],
 )
 def test_a_process_of_ours_that_is_down_is_said(system: System, part: str, words: str) -> None:
@@ -294,3 +297,22 @@ def test_the_breaker_of_each_node_is_said(database: Database, known: str, verdic
     finding = breaker_finding("asterisk n1", "n1", ledger)
     assert finding is not None
     said([finding], verdict, words)
+
+
+# --- the API ----------------------------------------------------------------------------------------
+
+
+def test_an_api_on_a_public_address_and_another_program_in_its_place_are_said(tmp_path: Path) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as theirs:
+        port = theirs.getsockname()[1]
+
+        def answer() -> None:
+            with theirs.accept()[0] as peer:
+                peer.recv(4096)
+                peer.sendall(b"HTTP/1.0 200 OK\r\n\r\nhello")
+
+        threading.Thread(target=answer, daemon=True).start()
+        found = examine_api(Settings(home=tmp_path, api_bind=f"0.0.0.0:{port}"))
+    said(found, Verdict.WRONG, f"another program answers at http://0.0.0.0:{port}")
+    said(found, Verdict.WARNING, "listens on 0.0.0.0 without TLS")
+    said(examine_api(Settings(home=tmp_path)), Verdict.UNKNOWN, "does not run here")

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -100,6 +101,8 @@ def test_up_starts_everything_once_and_down_ends_all_of_it_and_keeps_the_data(tm
         assert not [secret for secret in secrets if secret in words], "no secret is in the list of processes"
         said = (tmp_path / ".trunkline" / "log" / "up.log").read_text()
         assert not [secret for secret in secrets if secret in said], "nor in what `up` says"
+        assert f"API: {config['api_url']}/docs (a key: `trunkline key create NAME --scope call`)" in said
+        assert ask(config["metrics_url"], "/metrics", login=False) == 401
         readable = [p for p in (tmp_path / ".trunkline").rglob("*") if p.is_file() and p.stat().st_mode & 0o077]
         assert not [p for p in readable if any(secret in p.read_text(errors="replace") for secret in secrets)]
     until(lambda: not home.processes(), what="every process is gone")
@@ -178,6 +181,14 @@ def test_an_address_that_cannot_be_had_is_said_before_anything_starts(tmp_path: 
     said = elsewhere.trunkline("up", status=1)
     assert "error: TRUNKLINE_SIP_BIND: 203.0.113.5 is no address of this machine" in said
     assert "postgres" not in said
+    assert not (tmp_path / ".trunkline" / "postgres").exists()
+
+
+def test_an_api_that_cannot_listen_is_said_before_anything_starts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as theirs:
+        bind = f"127.0.0.1:{theirs.getsockname()[1]}"
+        said = Home(tmp_path, TRUNKLINE_API_BIND=bind).trunkline("up", status=1)
+    assert f"error: TRUNKLINE_API_BIND: {bind} is taken by another program" in said
     assert not (tmp_path / ".trunkline" / "postgres").exists()
 
 

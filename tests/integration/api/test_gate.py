@@ -10,8 +10,9 @@ import httpx
 import pytest
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import text
+from starlette.responses import StreamingResponse
+from structlog.testing import capture_logs
 
-from models.logs import configure
 from scheduler import keys
 from scheduler.api.gate import needed_for
 from scheduler.api.parts import Using
@@ -244,23 +245,32 @@ def test_a_problem_quotes_only_so_much(things: httpx.Client) -> None:
 
 
 def test_what_nobody_thought_of_is_logged_once_and_not_answered(
-    small_api: SmallApi, capfd: pytest.CaptureFixture[str]
+    small_api: SmallApi, caplog: pytest.LogCaptureFixture
 ) -> None:
-    configure()
-    key = make_key(small_api.database.engine)
+    @small_api.app.get("/broken/{secret}")
+    def broken(secret: str) -> None:
+        raise RuntimeError(secret)
 
-    @small_api.app.get("/broken")
-    def broken() -> None:
-        raise RuntimeError(f"cannot call +14155550101 with {key}")
-
-    with client(small_api.url, key) as asks:
-        answer = asks.get("/broken")
+    with small_api.client() as asks, capture_logs() as logs:
+        answer = asks.get("/broken/hidden")
     assert answer.status_code == 500
     assert answer.json()["detail"] == "something is wrong with trunkline itself: its log says where"
     assert answer.headers["x-content-type-options"] == "nosniff"
-    logged = capfd.readouterr().err
-    assert logged.count("Traceback") == 1
-    assert logged.count("RuntimeError") == 1
-    assert "+141…01 with trunkline_…" in logged
-    assert key not in logged
-    assert "55550101" not in logged
+    assert logs == [
+        {"event": "unexpected", "log_level": "error", "exc_info": True, "method": "GET", "route": "/broken/{secret}"}
+    ]
+    assert caplog.records == []  # the server says nothing of its own
+
+
+def test_what_breaks_in_the_middle_of_an_answer_cuts_it_off_and_is_logged_once(
+    small_api: SmallApi, caplog: pytest.LogCaptureFixture
+) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b"x"
+        raise RuntimeError("broken")
+
+    small_api.app.get("/broken")(lambda: StreamingResponse(pieces()))
+    with small_api.client() as asks, capture_logs() as logs, pytest.raises(httpx.RemoteProtocolError):
+        asks.get("/broken")
+    assert logs == []
+    assert [record.getMessage().strip() for record in caplog.records] == ["Exception in ASGI application"]

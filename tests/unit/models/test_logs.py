@@ -19,12 +19,14 @@ from models.logs import configure, mask
         ("+6834000", "+683…00"),  # Niue: as short as they come
         ("to sip:+4930123456@127.0.0.1:5060;x", "to sip:+493…56@127.0.0.1:5060;x"),
         ("['+14155550101', ('+12025550100',)]", "['+141…01', ('+120…00',)]"),
+        ("Bearer trunkline_" + "x-_9" * 10 + "abc", "Bearer trunkline_…"),
+        ("trunkline_services of trunkline", "trunkline_services of trunkline"),
         ("2026-11-25 02:26:08.914123", "2026-11-25 02:26:08.914123"),
         ("01a21087-e395-7706-9290-c0828104c51d", "01a21087-e395-7706-9290-c0828104c51d"),
         ("took 1234567 of 65536 at 127.0.0.1:54939", "took 1234567 of 65536 at 127.0.0.1:54939"),
     ],
 )
-def test_numbers_are_masked_and_ids_times_and_ports_are_not(text: str, masked: str) -> None:
+def test_numbers_and_keys_are_masked_and_ids_times_and_ports_are_not(text: str, masked: str) -> None:
     assert mask(text) == masked
 
 
