@@ -17,6 +17,7 @@ from deploy.part import free_port
 from models import executions
 from models.executions import Execution, Transition
 from models.sightings import Sight
+from models.slots import Bell, connect
 from models.statuses import Status
 from tests.integration.conftest import Database, SmallApi, serving
 from tests.integration.http import client, make_key
@@ -216,6 +217,16 @@ def test_a_call_that_is_due_now_needs_redis_and_one_of_later_does_not(database: 
         assert rows.value("SELECT count(*) FROM calls") == 0
         placed(asks, rows, scheduled_at=f"{datetime.now(UTC) + timedelta(hours=1):%Y-%m-%dT%H:%M:%SZ}")
         assert asks.get("/user/me").status_code == 200
+
+
+def test_the_leader_is_woken_for_a_call_that_is_due_now(asks: httpx.Client, rows: Rows, valkey: Valkey) -> None:
+    with connect(valkey.url) as redis:
+        bell = Bell(redis)
+        bell.wait(timedelta(0))  # from here on it listens
+        placed(asks, rows, scheduled_at=f"{datetime.now(UTC) + timedelta(hours=1):%Y-%m-%dT%H:%M:%SZ}")
+        placed(asks, rows)
+        until(lambda: bell.wait(timedelta(milliseconds=20)), within=5, what="the bell")
+        bell.close()
 
 
 def test_the_same_key_and_body_make_one_call_also_when_twenty_ask_at_once(small_api: SmallApi, rows: Rows) -> None:
