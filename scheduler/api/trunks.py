@@ -6,10 +6,10 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Body
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection
 
@@ -177,7 +177,11 @@ def show(trunk_id: UUID, using: Using) -> TrunkShown:
 
 
 @router.patch("/{trunk_id}", responses=answers(404, 409, 422))
-def update(trunk_id: UUID, change: TrunkUpdate, using: Using) -> TrunkShown:
+def update(
+    trunk_id: UUID,
+    change: Annotated[TrunkUpdate, Body(openapi_examples={"off": {"value": {"is_active": False}}})],
+    using: Using,
+) -> TrunkShown:
     """Changes what is given and nothing else; a list that is given replaces the whole list."""
     with using.transaction() as connection:
         [changed] = _shown(connection, [trunks.update(connection, trunk_id, change)])
