@@ -30,9 +30,7 @@ _STAYS_SECONDS = 5.0  # with one receiver that has more; then the others have th
 class Deliverer:
     """Thread-safe; one a process."""
 
-    def __init__(
-        self, settings: Settings, engine: Engine, *, jitter: Callable[[], float] = random.random
-    ) -> None:
+    def __init__(self, settings: Settings, engine: Engine, *, jitter: Callable[[], float] = random.random) -> None:
         self._to_private = settings.webhooks_to_private_addresses
         self._engine = engine
         self._context = trusted(settings.ca_file)
