@@ -13,7 +13,7 @@ _Minutes = Annotated[int, Field(ge=1, le=_LONGEST_INTERVAL)]
 class RetryConfig(BaseModel):
     """Kept and shown; nothing is retried by it yet."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     enabled: bool = False
     max_retries: int = Field(3, ge=1, le=3)

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import uuid_utils.compat
 from fastapi import APIRouter, Header
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, WithJsonSchema
 from pydantic.config import JsonDict
 from sqlalchemy import Connection, select
 
@@ -86,7 +86,7 @@ class NewCall(BaseModel):
         examples=["2026-03-01T09:30:00+05:30"],
     )
     retry_config: RetryConfig | None = None
-    bypass_call_guardrails: bool = Field(False, description="Kept and shown; there are no guardrails yet.")
+    bypass_call_guardrails: StrictBool = Field(False, description="Kept and shown; there are no guardrails yet.")
 
 
 class CallAnswer(BaseModel):
@@ -153,7 +153,10 @@ def place(
     using: Using,
     asking: Asking,
     idempotency_key: Annotated[
-        str | None, Header(description="The same key and body, within a day: the same answer, and one call.")
+        str | None,
+        Header(
+            alias="Idempotency-Key", description="The same key and body, within a day: the same answer, and one call."
+        ),
     ] = None,
 ) -> CallAnswer:
     """Makes a call, before every batch: at once, or at `scheduled_at`."""
