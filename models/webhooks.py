@@ -121,9 +121,7 @@ def lease(connection: Connection, receiver: str | None = None) -> dict[str, list
 
 def release(connection: Connection, ids: Sequence[UUID]) -> None:
     """What could not be published is not on its way."""
-    connection.execute(
-        webhook_deliveries.update().where(webhook_deliveries.c.id.in_(ids)).values(leased_until=None)
-    )
+    connection.execute(webhook_deliveries.update().where(webhook_deliveries.c.id.in_(ids)).values(leased_until=None))
 
 
 def claim(connection: Connection, ids: Sequence[UUID], jitter: Callable[[], float]) -> list[Delivery]:
@@ -165,9 +163,7 @@ def failed(connection: Connection, failures: Sequence[tuple[Delivery, Failure]])
 
 def forget_old(connection: Connection) -> None:
     """What was given up a week ago is shown no more."""
-    connection.execute(
-        delete(webhook_deliveries).where(webhook_deliveries.c.given_up_at < func.now() - SHOWN_FOR)
-    )
+    connection.execute(delete(webhook_deliveries).where(webhook_deliveries.c.given_up_at < func.now() - SHOWN_FOR))
 
 
 def list_undelivered(connection: Connection, most: int) -> list[Undelivered]:
