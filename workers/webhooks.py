@@ -62,6 +62,7 @@ class Deliverer:
             while ids:
                 with self._engine.begin() as connection:
                     claimed = webhooks.claim(connection, ids, self._jitter)
+                with self._engine.begin() as connection:
                     messages = [_message(connection, delivery) for delivery in claimed]
                 outcomes = anyio.run(self._send, messages) if messages else []
                 ids = self._finish(list(zip(claimed, outcomes, strict=True)), more=time.monotonic() < until)
@@ -69,9 +70,9 @@ class Deliverer:
             why = reason(error.orig if isinstance(error, DBAPIError) else error)
             logger.warning("not_delivered", deliveries=len(ids), error=why)
 
-    async def _send(self, messages: Sequence[Message | None]) -> list[Failure | None]:
+    async def _send(self, messages: Sequence[Message | Failure | None]) -> list[Failure | None]:
         """All at once; what came of each."""
-        outcomes: list[Failure | None] = [None] * len(messages)
+        outcomes = [message if isinstance(message, Failure) else None for message in messages]
 
         async def send(at: int, message: Message) -> None:
             outcomes[at] = await post(
@@ -80,7 +81,7 @@ class Deliverer:
 
         async with anyio.create_task_group() as group:
             for at, message in enumerate(messages):
-                if message is not None:
+                if isinstance(message, Message):
                     group.start_soon(send, at, message)
         return outcomes
 
@@ -99,12 +100,16 @@ class Deliverer:
             return webhooks.lease(connection, receiver).get(receiver, [])
 
 
-def _message(connection: Connection, delivery: Delivery) -> Message | None:
+def _message(connection: Connection, delivery: Delivery) -> Message | Failure | None:
     """What is to be posted: the call as it was at the transition. None where the call was deleted: there is nothing to tell."""
     at = Transition(status=Status(delivery.status), at=delivery.at)
-    for execution in executions.of_calls(connection, [delivery.call_id], as_of=at):
-        keys = webhooks.secrets_of(connection, delivery.url)
-        return sign(delivery, execution.model_dump_json(), keys, datetime.now(UTC))
+    try:
+        for execution in executions.of_calls(connection, [delivery.call_id], as_of=at):
+            keys = webhooks.secrets_of(connection, delivery.url)
+            return sign(delivery, execution.model_dump_json(), keys, datetime.now(UTC))
+    except (ValueError, LookupError, TypeError) as error:  # one call that cannot be shown holds up no other
+        logger.exception("webhook_fault", delivery=str(delivery.id), error=type(error).__name__)
+        return Failure(error="could not be written: trunkline's own log says why")
     return None
 
 
