@@ -103,7 +103,7 @@ def test_a_receiver_that_was_down_is_told_all_of_it_with_what_was_true_then(syst
 def test_a_receiver_that_does_not_answer_slows_neither_calls_nor_other_receivers(
     system: System, tmp_path: Path
 ) -> None:
-    to = numbers({"01": 30}, skip=700)
+    to = numbers({"01": 30}, skip=270)
     other = system.add_agent("good", "playback://hello-world")
     from_number = system.add_trunk("good")
     with receiver() as slow, receiver() as good:
