@@ -18,6 +18,8 @@ from models.outcome import Disposition
 from models.statements import statement
 from models.statuses import FINAL, Status
 
+MOST_LOGGED = 1000  # a call that no worker claims is granted and withdrawn twice a minute, for as long as that lasts
+
 _RANG = FINAL | {Status.RINGING, Status.IN_PROGRESS}
 _ANSWERED = FINAL | {Status.IN_PROGRESS}
 _HANGUP_REASONS = {
@@ -87,6 +89,20 @@ class Execution(BaseModel):
     attempts: int = Field(description="How often it was given to a gateway.")
 
 
+class LogEntry(BaseModel):
+    """One transition, of the call or of one of its attempts."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    at: datetime
+    subject: Literal["call", "attempt"]
+    attempt_id: UUID | None
+    from_status: Status
+    to_status: Status
+    disposition: str | None
+    explanation: str | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Transition:
     """A call came to `status`; `at` is a moment on the clock of Postgres, as triggers write it."""
@@ -106,6 +122,12 @@ def of_calls(connection: Connection, ids: Sequence[UUID], *, as_of: Transition |
     rows = connection.exec_driver_sql(statement("executions"), {"ids": list(ids), "at": at})
     by_id = {row.id: _execution(row, as_of) for row in rows}
     return [by_id[id] for id in ids if id in by_id]
+
+
+def log_of(connection: Connection, call_id: UUID) -> list[LogEntry]:
+    """The transitions of a call and its attempts in their order, the newest `MOST_LOGGED` of them."""
+    rows = connection.exec_driver_sql(statement("call_log"), {"call": call_id, "most": MOST_LOGGED})
+    return [LogEntry(**row) for row in rows.mappings()]
 
 
 def _execution(row: Any, as_of: Transition | None) -> Execution:
