@@ -156,6 +156,9 @@ class Settings(BaseSettings):
         default=None, description="HOST:PORT where the scheduler tells Prometheus how it is going; nowhere when unset"
     )
     api_bind: str = Field(default="127.0.0.1:8080", description="HOST:PORT of the HTTP API")
+    webhooks_to_private_addresses: bool = Field(
+        default=False, description="webhooks may go to this machine and its networks, not only to the Internet"
+    )
     workers: int = Field(default=1, ge=1, le=64)
     worker_threads: int = Field(default=8, ge=1, le=256)
     log_level: str = "INFO"
