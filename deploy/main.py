@@ -143,6 +143,14 @@ def run_worker() -> None:
     run_worker(read_settings(), str(Path(sys.executable)))
 
 
+@run_commands.command("webhooks")
+def run_webhooks() -> None:
+    """Delivers webhooks: a Celery worker of their own."""
+    from deploy.processes import run_webhooks
+
+    run_webhooks(read_settings(), str(Path(sys.executable)))
+
+
 @run_commands.command("api")
 def run_api() -> None:
     """Answers HTTP at TRUNKLINE_API_BIND; several may run."""

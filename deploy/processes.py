@@ -18,11 +18,14 @@ from scheduler.api.server import make_server
 from scheduler.api.uploads import keep_uploads_in
 from scheduler.leader import Leader
 from scheduler.prober import Prober
-from workers.publish import Publisher
+from scheduler.webhook_sweep import WebhookSweep
+from workers.app import QUEUE, WEBHOOKS_QUEUE
+from workers.publish import Publisher, WebhookPublisher
 
 logger = structlog.get_logger(__name__)
 
-_PROBER_STOPS_SECONDS = 5.0
+_BESIDE_STOPS_SECONDS = 5.0
+_WEBHOOK_THREADS = 32  # each waits for one receiver, up to ten seconds
 
 
 def stop_on_signals() -> threading.Event:
@@ -34,17 +37,23 @@ def stop_on_signals() -> threading.Event:
 
 
 def run_scheduler(settings: Settings) -> None:
-    """Leads, or stands by for whoever leads; beside it, and apart from it, gateways are probed."""
+    """Leads, or stands by for whoever leads; beside it, and apart from it, gateways are probed and webhooks published."""
     configure(settings.log_level)
     leader, stop = Leader(settings, _redis_url(settings), Publisher(settings)), stop_on_signals()
-    # a daemon: whatever may hold it up, the process ends when the leader does
-    prober = threading.Thread(target=Prober(settings).run, args=(stop,), name="prober", daemon=True)
-    prober.start()
+    sweep = WebhookSweep(settings, WebhookPublisher(settings))
+    # daemons: whatever may hold them up, the process ends when the leader does
+    beside = [
+        threading.Thread(target=run, args=(stop,), name=name, daemon=True)
+        for name, run in (("prober", Prober(settings).run), ("webhook-sweep", sweep.run))
+    ]
+    for thread in beside:
+        thread.start()
     try:
         leader.run(stop)
     finally:
         stop.set()
-        prober.join(timeout=_PROBER_STOPS_SECONDS)
+        for thread in beside:
+            thread.join(timeout=_BESIDE_STOPS_SECONDS)
 
 
 def run_listener(settings: Settings, node_name: str) -> None:
@@ -58,23 +67,33 @@ def run_listener(settings: Settings, node_name: str) -> None:
 
 
 def worker_command(settings: Settings, python: str) -> list[str]:
-    """The words that start a Celery worker. Threads: a task waits for Postgres and AMI, not for the processor."""
+    """The words that start a Celery worker."""
+    return _celery_worker(python, QUEUE, settings.worker_threads)
+
+
+def webhook_worker_command(python: str) -> list[str]:
+    """The words that start a Celery worker for webhooks alone."""
+    return _celery_worker(python, WEBHOOKS_QUEUE, _WEBHOOK_THREADS)
+
+
+def _celery_worker(python: str, queue: str, threads: int) -> list[str]:
+    """Threads: a task waits for Postgres, AMI and receivers, not for the processor."""
     words = [python, "-m", "celery", "-A", "workers.main", "worker", "--pool", "threads", "--loglevel", "WARNING"]
-    return [
-        *words,
-        "--concurrency",
-        str(settings.worker_threads),
-        "--queues",
-        "trunkline",
-        "--without-mingle",
-        "--without-gossip",
-    ]
+    return [*words, "--concurrency", str(threads), "--queues", queue, "--without-mingle", "--without-gossip"]
 
 
 def run_worker(settings: Settings, python: str) -> None:
     """Becomes a Celery worker."""
+    _become(settings, python, [*worker_command(settings, python), "--hostname", f"worker-{os.getpid()}@%h"])
+
+
+def run_webhooks(settings: Settings, python: str) -> None:
+    """Becomes a Celery worker for webhooks."""
+    _become(settings, python, [*webhook_worker_command(python), "--hostname", f"webhooks-{os.getpid()}@%h"])
+
+
+def _become(settings: Settings, python: str, words: list[str]) -> None:
     _redis_url(settings)
-    words = [*worker_command(settings, python), "--hostname", f"worker-{os.getpid()}@%h"]
     os.execv(python, words)  # noqa: S606 - the words are ours, and no shell is needed
 
 

@@ -1,6 +1,6 @@
 """Everything that runs on one machine, in the order in which it starts; later parts need earlier ones.
 
-    postgres → migrations, logins → valkey → names → asterisk → scheduler, a listener a node, workers, api, flower
+    postgres → migrations, logins → valkey → names → asterisk → scheduler, a listener a node, workers, webhooks, api, flower
 
 Postgres, Redis and Asterisk are yours where their address is set; otherwise embedded ones run under
 `TRUNKLINE_HOME`. What was started is written to `TRUNKLINE_HOME/runtime.json` (0600), where commands
@@ -31,7 +31,7 @@ from deploy.embedded.postgres import Postgres
 from deploy.embedded.valkey import Valkey
 from deploy.given import require_given
 from deploy.part import Part, accepts, free_port, taken_port
-from deploy.processes import worker_command
+from deploy.processes import webhook_worker_command, worker_command
 from models.database import migrate, reason
 from models.errors import Unavailable
 from models.settings import NAMES_PORT, Login, Node, Settings
@@ -178,6 +178,7 @@ class Stack:
         for number in range(1, settings.workers + 1):
             words = [*worker_command(settings, sys.executable), "--hostname", f"worker{number}@trunkline"]
             yield self._own(f"worker-{number}", words)
+        yield self._own("webhooks", [*webhook_worker_command(sys.executable), "--hostname", "webhooks@trunkline"])
         yield self._api()
         yield self._flower()
 

@@ -25,7 +25,7 @@ from sqlalchemy import Connection, NullPool
 from models.database import database_url, make_engine
 from models.settings import Settings
 
-SCHEDULER, PROBER = "trunkline-scheduler", "trunkline-prober"
+SCHEDULER, PROBER, WEBHOOKS = "trunkline-scheduler", "trunkline-prober", "trunkline-webhook-sweep"
 LOST_AFTER_MS = 6000
 BEAT_SECONDS = 2.0
 _TRY_EVERY_SECONDS = 1.0

@@ -163,6 +163,9 @@ class Settings(BaseSettings):
     )
     api_requests_at_once: int = Field(default=200, ge=1, description="to one API process; more are sent away")
     api_longest_upload_megabytes: int = Field(default=512, ge=1, description="of a CSV sent to POST /batches")
+    webhooks_to_private_addresses: bool = Field(
+        default=False, description="webhooks may go to this machine and its networks, not only to the Internet"
+    )
     workers: int = Field(default=1, ge=1, le=64)
     worker_threads: int = Field(default=8, ge=1, le=256)
     log_level: str = "INFO"

@@ -22,8 +22,9 @@ from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 from uuid import UUID
 
+import uuid_utils.compat
 from sqlalchemy import Connection, delete, func, or_, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import Insert, insert
 
 from models.agents import host_and_port
 from models.errors import Invalid
@@ -103,7 +104,7 @@ def next_wait(tries: int, jitter: float) -> timedelta:
 
     `tries` are those before it; `jitter`, from 0 to 1, keeps what failed together from coming back together.
     """
-    doubled = FIRST_WAIT * 2 ** min(tries, 16)
+    doubled: timedelta = FIRST_WAIT * 2 ** min(tries, 16)
     return min(doubled, LONGEST_WAIT) * (1 + jitter / 2)
 
 
@@ -184,17 +185,14 @@ def secrets_of(connection: Connection, url: str) -> list[str]:
     Derived, so that none is kept and the same address has the same one wherever it is written down.
     """
     k = webhook_keys.c
-    connection.execute(
-        insert(webhook_keys)
-        .values(secret=secrets.token_bytes(32), url=None)
-        .on_conflict_do_nothing()  # the master is made at its first use
-    )
     is_new = (k.created_at > func.now() - _BESIDE).label("is_new")
-    newest, *before = connection.execute(
-        select(k.secret, is_new).where(or_(k.url.is_(None), k.url == url)).order_by(k.created_at.desc()).limit(2)
-    )
-    signing = [newest, *before] if newest.is_new else [newest]
-    return [_derived(key.secret, url) for key in signing]
+    signing = select(k.secret, is_new).where(or_(k.url.is_(None), k.url == url)).order_by(k.created_at.desc()).limit(2)
+    found = connection.execute(signing).all()
+    if not found:
+        connection.execute(_new_key(None).on_conflict_do_nothing())  # the master, made at its first use
+        found = connection.execute(signing).all()
+    newest, *before = found
+    return [_derived(key.secret, url) for key in ([newest, *before] if newest.is_new else [newest])]
 
 
 def replace_secret(connection: Connection, url: str) -> str:
@@ -203,8 +201,12 @@ def replace_secret(connection: Connection, url: str) -> str:
     k = webhook_keys.c
     kept = select(k.id).where(k.url == url).order_by(k.created_at.desc()).limit(1).scalar_subquery()
     connection.execute(delete(webhook_keys).where(k.url == url, k.id != kept))
-    connection.execute(insert(webhook_keys).values(secret=secrets.token_bytes(32), url=url))
+    connection.execute(_new_key(url))
     return secrets_of(connection, url)[0]
+
+
+def _new_key(url: str | None) -> Insert:
+    return insert(webhook_keys).values(id=uuid_utils.compat.uuid7(), secret=secrets.token_bytes(32), url=url)
 
 
 def _derived(master: bytes, url: str) -> str:

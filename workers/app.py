@@ -12,6 +12,7 @@ from celery import Celery
 from models.settings import Settings
 
 QUEUE = "trunkline"
+WEBHOOKS_QUEUE = "webhooks"  #: with workers of its own: no receiver slows a call
 _REDIS = {
     "socket_timeout": 3,
     "socket_connect_timeout": 3,

@@ -1,4 +1,4 @@
-"""Puts attempts into the workers' queue. Ids only, after the commit."""
+"""Puts attempts into the workers' queue, and webhooks into that of theirs. Ids only, after the commit."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from models.settings import Settings
-from workers.app import make_app
-from workers.tasks import ORIGINATE
+from workers.app import WEBHOOKS_QUEUE, make_app
+from workers.tasks import DELIVER, ORIGINATE
 
 # kombu tries again in three places, one in the other: 35 s were measured for one task at a Redis that hangs
 _ONCE = {"socket_timeout": 2, "socket_connect_timeout": 2, "retry_on_timeout": False, "max_retries": 0}
@@ -34,3 +34,18 @@ class Publisher:
             for at in range(0, len(attempt_ids), size):
                 ids = [str(id) for id in attempt_ids[at : at + size]]
                 self._app.send_task(ORIGINATE, args=[ids], producer=producer, ignore_result=True, retry=False)
+
+
+class WebhookPublisher:
+    """As `Publisher`, for deliveries, each task of one receiver. What it raises at is not on its way, and may be released."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._app = make_app(settings)
+        self._app.conf.broker_transport_options |= _ONCE
+
+    def __call__(self, delivery_ids: Sequence[UUID]) -> None:
+        with self._app.producer_or_acquire() as producer:
+            ids = [str(id) for id in delivery_ids]
+            self._app.send_task(
+                DELIVER, args=[ids], queue=WEBHOOKS_QUEUE, producer=producer, ignore_result=True, retry=False
+            )

@@ -8,21 +8,39 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from uuid import UUID
 
 import anyio
 import structlog
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
+from standardwebhooks import Webhook
 
 from models import executions, webhooks
+from models.database import reason
+from models.executions import Transition
 from models.settings import Settings
-from models.webhooks import Delivery
-from workers.receivers import trusted
+from models.statuses import Status
+from models.webhooks import Delivery, Failure
+from workers.receivers import post, trusted
 
 logger = structlog.get_logger(__name__)
 
+_AWAY = (OperationalError, InternalError, NoConnectionFree)
 _STAYS_SECONDS = 5.0  # with one receiver that has more; then the others have their turn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """What goes over the wire."""
+
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
 
 
 class Deliverer:
@@ -35,21 +53,72 @@ class Deliverer:
         self._jitter = jitter
 
     def deliver(self, ids: Sequence[UUID]) -> None:
-        """Sends what of these is due, and then what else their receiver has to be told, as long as it takes it."""
-        until = time.monotonic() + _STAYS_SECONDS
-        while ids:
-            with self._engine.begin() as connection:
-                claimed = webhooks.claim(connection, ids, self._jitter)
-                messages = self._write(connection, claimed)
-            outcomes = anyio.run(self._send, messages) if messages else {}
-            ids = self._finish(claimed, outcomes, more=time.monotonic() < until)
+        """Sends what of these is due, and then what else their receiver is to be told, as long as it takes it.
 
-    def _write(self, connection: Connection, claimed: Sequence[Delivery]) -> dict[Delivery, tuple[dict[str, str], str]]:
-        """Headers and body of each; none of a call that is deleted."""
-        found = executions.of_calls(connection, [delivery.call_id for delivery in claimed])
-        keys = {url: webhooks.secrets_of(connection, url) for url in {delivery.url for delivery in claimed}}
-        return {
-            delivery: sign(delivery, keys[delivery.url], executions.as_of(found[delivery.call_id], delivery.status))
-            for delivery in claimed
-            if delivery.call_id in found
-        }
+        Where the ledger does not answer nothing more is sent: what is still due is published again.
+        """
+        until = time.monotonic() + _STAYS_SECONDS
+        try:
+            while ids:
+                with self._engine.begin() as connection:
+                    claimed = webhooks.claim(connection, ids, self._jitter)
+                with self._engine.begin() as connection:
+                    messages = [_message(connection, delivery) for delivery in claimed]
+                outcomes = anyio.run(self._send, messages) if messages else []
+                ids = self._finish(list(zip(claimed, outcomes, strict=True)), more=time.monotonic() < until)
+        except _AWAY as error:
+            why = reason(error.orig if isinstance(error, DBAPIError) else error)
+            logger.warning("not_delivered", deliveries=len(ids), error=why)
+
+    async def _send(self, messages: Sequence[Message | Failure | None]) -> list[Failure | None]:
+        """All at once; what came of each."""
+        outcomes = [message if isinstance(message, Failure) else None for message in messages]
+
+        async def send(at: int, message: Message) -> None:
+            outcomes[at] = await post(
+                message.url, message.headers, message.body, context=self._context, to_private=self._to_private
+            )
+
+        async with anyio.create_task_group() as group:
+            for at, message in enumerate(messages):
+                if isinstance(message, Message):
+                    group.start_soon(send, at, message)
+        return outcomes
+
+    def _finish(self, outcomes: Sequence[tuple[Delivery, Failure | None]], *, more: bool) -> Sequence[UUID]:
+        """Writes down what came of them; returns what their receiver is to be told next, nothing if it has failed."""
+        failures = [(delivery, failure) for delivery, failure in outcomes if failure is not None]
+        for delivery, failure in failures:
+            logger.info("webhook_failed", delivery=str(delivery.id), tries=delivery.tries + 1, error=failure.error)
+        receivers = {delivery.receiver for delivery, _ in outcomes}
+        with self._engine.begin() as connection:
+            webhooks.delivered(connection, [delivery.id for delivery, failure in outcomes if failure is None])
+            webhooks.failed(connection, failures)
+            if failures or not more or len(receivers) != 1:
+                return []
+            (receiver,) = receivers
+            return webhooks.lease(connection, receiver).get(receiver, [])
+
+
+def _message(connection: Connection, delivery: Delivery) -> Message | Failure | None:
+    """What is to be posted: the call as it was at the transition. None where the call was deleted: there is nothing to tell."""
+    at = Transition(status=Status(delivery.status), at=delivery.at)
+    try:
+        for execution in executions.of_calls(connection, [delivery.call_id], as_of=at):
+            keys = webhooks.secrets_of(connection, delivery.url)
+            return sign(delivery, execution.model_dump_json(), keys, datetime.now(UTC))
+    except (ValueError, LookupError, TypeError) as error:  # one call that cannot be shown holds up no other
+        logger.exception("webhook_fault", delivery=str(delivery.id), error=type(error).__name__)
+        return Failure(error="could not be written: trunkline's own log says why")
+    return None
+
+
+def sign(delivery: Delivery, body: str, keys: Sequence[str], now: datetime) -> Message:
+    """By the Standard Webhooks convention: a signature of each key, one of which the receiver knows."""
+    id = str(delivery.id)
+    headers = {
+        "webhook-id": id,
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": " ".join(Webhook(key).sign(id, now, body) for key in keys),
+    }
+    return Message(url=delivery.url, headers=headers, body=body.encode())

@@ -15,7 +15,7 @@ from redis.retry import Retry
 from deploy.doctor.clock import clock_finding
 from models.findings import Finding, ok, unknown, warning, wrong
 from models.settings import Settings
-from workers.app import QUEUE, make_app
+from workers.app import QUEUE, WEBHOOKS_QUEUE, make_app
 
 OLDEST_REDIS = 7
 SLOW = 5.0  # milliseconds; every grant and every end of a call is a round trip
@@ -93,18 +93,33 @@ def _server(client: redis.Redis) -> Iterator[Finding]:
 
 
 def examine_workers(settings: Settings, redis_answers: bool, expected: int | None) -> list[Finding]:
-    """Who answers a ping through the broker. `expected` is how many `trunkline up` has started, if it runs here."""
+    """Who answers through the broker. `expected` is how many `trunkline up` has started to dial, if it runs here."""
     if settings.redis_url is None or not redis_answers:
         return [unknown("workers", "cannot be asked without Redis")]
     app = make_app(settings)
     try:
-        answers = app.control.inspect(timeout=PING_WORKERS).ping() or {}
+        answers = app.control.inspect(timeout=PING_WORKERS).active_queues() or {}
     except Exception as error:  # kombu raises the transport's own, whichever that is
         return [unknown("workers", f"could not be asked ({type(error).__name__})", "ask again")]
     finally:
         app.close()
-    if not answers:
-        return [wrong("workers", "none answers: nothing is dialled", "start `trunkline up`, or `trunkline run worker`")]
-    if expected is not None and len(answers) < expected:
-        return [warning("workers", f"{len(answers)} of {expected} answer", "look at the logs in TRUNKLINE_HOME/log")]
-    return [ok("workers", f"{len(answers)} answer on the queue {QUEUE}: {', '.join(sorted(answers))}")]
+    dialling, delivering = (
+        sorted(name for name, queues in answers.items() if of in {queue["name"] for queue in queues})
+        for of in (QUEUE, WEBHOOKS_QUEUE)
+    )
+    return [_workers(dialling, expected), _webhook_workers(delivering)]
+
+
+def _workers(names: list[str], expected: int | None) -> Finding:
+    if not names:
+        return wrong("workers", "none answers: nothing is dialled", "start `trunkline up`, or `trunkline run worker`")
+    if expected is not None and len(names) < expected:
+        return warning("workers", f"{len(names)} of {expected} answer", "look at the logs in TRUNKLINE_HOME/log")
+    return ok("workers", f"{len(names)} answer on the queue {QUEUE}: {', '.join(names)}")
+
+
+def _webhook_workers(names: list[str]) -> Finding:
+    if not names:
+        advice = "start `trunkline up`, or `trunkline run webhooks`"
+        return warning("webhooks", "no worker of theirs answers: they wait until one does", advice)
+    return ok("webhooks", f"{len(names)} answer on the queue {WEBHOOKS_QUEUE}: {', '.join(names)}")

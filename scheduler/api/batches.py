@@ -131,7 +131,7 @@ class Stop(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    hang_up: bool = Field(False, description="Ends the calls that are up as well.")
+    hang_up: bool = Field(False, strict=True, description="Ends the calls that are up as well.")
 
 
 class Resolve(BaseModel):
@@ -243,7 +243,7 @@ def delete(batch_id: UUID, using: Using) -> Deleted:
     return Deleted()
 
 
-@router.post("/{batch_id}/schedule", responses=answers(404, 409, 422))
+@router.post("/{batch_id}/schedule", responses=answers(400, 404, 409, 422))
 def schedule(batch_id: UUID, using: Using, body: Start | None = None) -> Started:
     """Starts a batch, now or later. One that is to start later may be scheduled anew."""
     at = later(body.scheduled_at if body else None, datetime.now(UTC))
@@ -272,7 +272,7 @@ def resume(batch_id: UUID, using: Using) -> Started:
     return Started(state="running")
 
 
-@router.post("/{batch_id}/stop", responses=answers(404, 409, 422))
+@router.post("/{batch_id}/stop", responses=answers(400, 404, 409, 422))
 def stop(batch_id: UUID, using: Using, body: Stop | None = None) -> Stopped:
     """Stops a batch for good: what is not dialled yet is canceled."""
     with _as_batch():
@@ -280,7 +280,7 @@ def stop(batch_id: UUID, using: Using, body: Stop | None = None) -> Stopped:
     return Stopped(state="stopped", withdrawn=done.withdrawn, canceled=done.canceled, still_up=done.still_up)
 
 
-@router.post("/{batch_id}/resolve", responses=answers(404, 409, 422))
+@router.post("/{batch_id}/resolve", responses=answers(400, 404, 409, 422))
 def resolve(batch_id: UUID, body: Resolve, using: Using) -> Resolved:
     """Decides on the calls whose end cannot be known: call again, or leave."""
     with _as_batch():

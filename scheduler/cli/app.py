@@ -14,7 +14,7 @@ from typer.exceptions import Abort, Exit, TyperException
 
 from models.errors import TrunklineError
 from models.logs import configure
-from scheduler.cli import agent, call, campaign, config, explain, key, number, resolve, trunk
+from scheduler.cli import agent, call, campaign, config, explain, key, number, resolve, trunk, webhook
 from scheduler.cli.group import new_group
 from scheduler.cli.terminal import shown
 
@@ -24,6 +24,7 @@ app.add_typer(number.group, name="number")
 app.add_typer(agent.group, name="agent")
 app.add_typer(campaign.group, name="campaign")
 app.add_typer(key.group, name="key")
+app.add_typer(webhook.group, name="webhook")
 app.command("call")(call.call)
 app.command("hang-up")(call.hang_up)
 app.command("resolve")(resolve.resolve)

@@ -8,16 +8,21 @@ from __future__ import annotations
 import statistics
 import sys
 import tempfile
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
+import httpx
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from deploy.carrier import witness
 from deploy.carrier.people import numbers
+from tests.integration.http import client, make_key
 from tests.integration.system import System, until
 
 Figures = dict[str, str]
@@ -73,7 +78,52 @@ def single(system: System, directory: Path) -> Figures:
     return {"median ms": f"{statistics.median(delays):.1f}", "worst ms": f"{max(delays):.1f}"}
 
 
-BENCHES: dict[str, Callable[[System, Path], Figures]] = {"throughput": throughput, "refill": refill, "single": single}
+def upload(system: System, directory: Path) -> Figures:
+    """A million people over HTTP: how long it takes, the API's memory before and at its peak, and how long others wait meanwhile."""
+    from_number, agent = system.add_trunk("upload-bench"), system.add_agent("upload-bench")
+    file = directory / "million.csv"
+    file.write_text("phone_number,name\n" + "".join(f"+1212{2_000_000 + at},Person {at}\n" for at in range(1_000_000)))
+    status = Path(f"/proc/{system.processes['api'].pid}/status")
+    key, others, is_over = make_key(system.engine), list[float](), Event()
+
+    def megabytes(name: str) -> str:
+        (found,) = [line.split()[1] for line in status.read_text().splitlines() if line.startswith(f"{name}:")]
+        return f"{int(found) / 1024:.0f}"
+
+    def ask(api: httpx.Client) -> None:
+        while not is_over.wait(0.05):
+            began = time.monotonic()
+            api.get("/batches?limit=1").raise_for_status()
+            others.append((time.monotonic() - began) * 1000)
+
+    with client(system.stack.runtime["api_url"], key) as api, ThreadPoolExecutor() as pool:
+        api.get("/batches").raise_for_status()
+        before = megabytes("VmRSS")
+        asking = pool.submit(ask, api)
+        began = time.monotonic()
+        with file.open("rb") as content:
+            data = {"agent_id": str(agent), "from_phone_numbers": from_number}
+            answer = api.post("/batches", files={"file": content}, data=data, timeout=600)
+        took = time.monotonic() - began
+        is_over.set()
+        asking.result()
+        answer.raise_for_status()
+    return {
+        "file MB": f"{file.stat().st_size / 1e6:.0f}",
+        "seconds": f"{took:.0f}",
+        "memory before MB": before,
+        "memory at its peak MB": megabytes("VmHWM"),
+        "others' median ms": f"{statistics.median(others):.0f}",
+        "others' worst ms": f"{max(others):.0f}",
+    }
+
+
+BENCHES: dict[str, Callable[[System, Path], Figures]] = {
+    "throughput": throughput,
+    "refill": refill,
+    "single": single,
+    "upload": upload,
+}
 
 
 def main(wanted: Sequence[str]) -> None:

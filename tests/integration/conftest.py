@@ -128,7 +128,7 @@ def portal() -> Iterator[BlockingPortal]:
 @pytest.fixture(scope="session")
 def whole_system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """Everything, once a session: the tests on it make their own trunks, and leave no call up."""
-    with System(tmp_path_factory.mktemp("system"), challenge=True) as everything:
+    with System(tmp_path_factory.mktemp("system"), challenge=True, webhooks_to_private_addresses=True) as everything:
         yield everything
 
 

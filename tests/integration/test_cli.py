@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -378,6 +378,18 @@ def test_upload_may_start_it_and_resume_goes_on(ready: Operator, tmp_path: Path)
     assert ready.one("SELECT started_at FROM campaigns") == started
     ready.write("UPDATE campaigns SET status = 'stopped'")
     assert "is stopped" in ready.is_refused("campaign", "resume", "spring")
+
+
+def test_a_campaign_may_be_started_later_and_says_so(ready: Operator, tmp_path: Path) -> None:
+    upload(ready, tmp_path / "a.csv", f"phone\n{THEIRS}\n")
+    assert "with an offset" in ready.is_refused("campaign", "start", "spring", "--at", "2030-01-01T09:30:00")
+    at = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+    said = ready.does("campaign", "start", "spring", "--at", at.isoformat())
+    assert said == f"campaign spring starts by itself at {at:%Y-%m-%d %H:%M:%S} UTC\n"
+    assert f"It starts by itself at {at:%Y-%m-%d %H:%M:%S} UTC" in ready.does("explain", "spring")
+    said = ready.does("campaign", "start", "spring", "--at", "2020-01-01T00:00:00Z")
+    assert said == "campaign spring is running\n"
+    assert "is running" in ready.is_refused("campaign", "start", "spring", "--at", at.isoformat())
 
 
 def test_pause_and_stop_say_what_they_did(ready: Operator, tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ def test_a_healthy_system_has_nothing_wrong_and_nobody_is_dialled_for_it(system:
         "asterisk local",
         "scheduler",
         "workers",
+        "webhooks",
         "queue",
         "api",
         "slots",
@@ -120,6 +121,15 @@ def test_a_process_of_ours_that_is_down_is_said(system: System, part: str, words
         )
     finally:
         system.start(part)
+        until_all_is_well(system)
+
+
+def test_webhooks_that_nobody_delivers_are_said(system: System) -> None:
+    system.kill("webhooks")
+    try:
+        until(lambda: [f for f in examine(system.settings) if f.part == "webhooks" and f.verdict is Verdict.WARNING])
+    finally:
+        system.start("webhooks")
         until_all_is_well(system)
 
 
