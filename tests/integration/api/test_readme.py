@@ -90,7 +90,7 @@ def test_the_commands_call_ada_and_run_a_batch(system: System, tmp_path: Path) -
             assert over(f"/executions/{told['execution_id']}")["status"] == "completed"
         if command.split()[2].endswith("BATCH_ID/executions"):
             assert all(each in answer for each in PEOPLE)
-    assert len(said) == 11
+    assert len(said) == 12
     assert {call.number for call in system.carrier_calls()} == {ADA, *PEOPLE}
     assert len(system.carrier_calls()) == 1 + len(PEOPLE)
 
