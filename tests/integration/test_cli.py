@@ -241,7 +241,7 @@ def test_a_trunk_with_open_attempts_stays(ready: Operator) -> None:
 
 def test_numbers_and_agents_are_listed_and_removed(ready: Operator) -> None:
     ready.does("trunk", "create", "other", "--gateway", "b.de", "--auth-type", "ip-based")
-    assert "phone_number: it is already registered on trunk 'acme'" in ready.is_refused(
+    assert f"phone_number: {OURS} is already registered on trunk 'acme'" in ready.is_refused(
         "number", "add", OURS, "--trunk", "other"
     )
     assert ready.does("number", "list").splitlines()[1].split() == [OURS, "acme"]
