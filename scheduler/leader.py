@@ -76,9 +76,7 @@ class _Term:
         self._house = Housekeeping(role.connection)
         self._lines: Lines | None = None
         self._lines_at = 0.0
-        self._limited: frozenset[UUID] = (
-            frozenset()
-        )  # the agents whose open calls are all known to count for their limit
+        self._limited: frozenset[UUID] = frozenset()  # agents with a limit, whose open calls all count for it
         self._led_at = time.monotonic()  # Postgres heard of us after this, and keeps the role for us for 6 s from then
 
     def serve(self, stop: threading.Event) -> None:
@@ -143,9 +141,8 @@ class _Term:
             with self._connection.begin():
                 self._lines = load_lines(self._connection)
             self._lines_at = now
-            if not self._limited.issuperset(
-                self._lines.agents
-            ):  # calls are up that were granted before there was a limit
+            if not self._limited.issuperset(self._lines.agents):
+                # calls may be up that were granted before there was a limit: they count before the next grant
                 self._house.audit(self._leader_slots, now)
             self._limited = frozenset(self._lines.agents)
         return self._lines

@@ -14,7 +14,7 @@ from models.database import NEVER_IDLE, open_engine
 from models.settings import Settings
 from scheduler.api import agents, batches, calls, gate, health, metrics, trunks, uploads, webhooks
 from scheduler.api.docs import serve_docs
-from scheduler.api.parts import Parts
+from scheduler.api.parts import Parts, known_query
 from scheduler.api.problems import MEDIA_TYPE, Problem, answers, handle_problems
 
 _ANY = (400, 408, 413, 415, 500)  # that any request may be answered with
@@ -57,9 +57,9 @@ def make_app(settings: Settings) -> FastAPI:
     handle_problems(app)
     serve_docs(app)
     app.include_router(health.router, responses=answers(*_ANY))
-    bearer = [Depends(HTTPBearer(auto_error=False, description="A key, as `trunkline key create` shows it."))]
+    bearer = HTTPBearer(auto_error=False, description="A key, as `trunkline key create` shows it.")
     for part in (agents, batches, calls, trunks, uploads, webhooks, metrics):
-        app.include_router(part.router, dependencies=bearer, responses=answers(*_ANY, 401, 403, 429, 503))
+        app.include_router(part.router, dependencies=[Depends(bearer), Depends(known_query)], responses=answers(*_ANY, 401, 403, 429, 503))
     _describe_problems(app)
     return app
 

@@ -236,7 +236,7 @@ def remove_number(trunk_id: UUID, number_id: UUID, using: Using) -> NumberDelete
 def check(trunk_id: UUID, using: Using, asked: CheckAsked | None = None) -> TrunkChecked:
     """Checks a trunk: its gateways now, and what its calls have shown; with a `phone_number`, by a call to it first."""
     asked = asked or CheckAsked()
-    with _a_hand():
+    with a_hand():
         if asked.phone_number is None:
             if asked.from_number is not None:
                 raise Invalid("from_number", "goes with phone_number")
@@ -261,7 +261,7 @@ _hands = threading.BoundedSemaphore(_CHECKS)
 
 
 @contextmanager
-def _a_hand() -> Iterator[None]:
+def a_hand() -> Iterator[None]:
     """Raises `Unavailable` while too many checks are under way."""
     if not _hands.acquire(blocking=False):
         raise Unavailable(f"{_CHECKS} checks of trunks are under way: try again in a moment")

@@ -122,6 +122,8 @@ def test_a_full_agent_keeps_nobody_elses_calls_waiting(world: World) -> None:
     for _ in range(3):
         world.grant()
     assert world.granted() == {world.rows.agent: 3, world.other: 12}
+    with world.rows.engine.connect() as connection:
+        assert not world.granter.grant(connection, world.lines()).more_due, "its calls are not even picked"
 
 
 def test_an_agent_without_a_limit_has_no_slots_of_its_own(world: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -13,7 +14,9 @@ import httpx
 import psycopg
 import pytest
 
+from models.errors import Unavailable
 from models.slots import Bell, connect
+from scheduler.api.trunks import a_hand
 from tests.integration.api.test_agents_api import fields_of
 from tests.integration.conftest import SmallApi
 from tests.integration.gateways import silent_port
@@ -352,6 +355,20 @@ def test_a_test_call_that_cannot_be_made_is_refused(
     rows = Rows(engine=small_api.database.engine)
     assert fields_of(asks.post(f"{TRUNKS}/{rows.trunk}/check", json=body)) == [field]
     assert rows.value("SELECT count(*) FROM calls") == 0
+
+
+def test_so_many_checks_at_once_and_no_more(asks: httpx.Client) -> None:
+    trunk = made(asks)
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(a_hand())
+            except Unavailable:
+                break
+        refused = asks.post(f"{TRUNKS}/{trunk['id']}/check")
+        assert refused.status_code == 503
+        assert "retry-after" in refused.headers
+    assert asks.post(f"{TRUNKS}/{trunk['id']}/check").status_code == 200
 
 
 # ------------------------------------------------------------------------------------------------ the whole system
