@@ -133,12 +133,13 @@ def log_of(connection: Connection, call_id: UUID) -> list[LogEntry]:
 def _execution(row: Any, as_of: Transition | None) -> Execution:
     status = as_of.status if as_of else Status(row.status)
     is_over = status in FINAL
-    # a call that waits to be made again, or was canceled then, is not at its last attempt any more
-    told_by_attempt = status is not Status.SCHEDULED and (not is_over or row.attempt_status == status)
+    # what was canceled while it waited to be made again did not end as its last attempt had
+    told_by_attempt = not is_over or row.attempt_status == status
+    sip_code, q850_cause = (row.sip_code, row.q850_cause) if told_by_attempt and is_over else (None, None)
     ringing_at = row.ringing_at if told_by_attempt and status in _RANG else None
     answered_at = row.answered_at if told_by_attempt and status in _ANSWERED else None
     ended_at = row.ended_at if told_by_attempt and is_over else None
-    disposition, explanation, sip_code, q850_cause = _end(row, status)
+    disposition, explanation = _why(row, status, as_of)
     talked = _talked(status, answered_at, ended_at)
     hangup_by = row.hangup_by if ended_at else None
     if disposition == Disposition.CANCELED:
@@ -177,15 +178,13 @@ def _execution(row: Any, as_of: Transition | None) -> Execution:
     )
 
 
-def _end(row: Any, status: Status) -> tuple[str | None, str | None, int | None, int | None]:
-    """Disposition, explanation, SIP status and Q.850 cause of an end: the call's own, or where it has gone on its attempt's."""
+def _why(row: Any, status: Status, as_of: Transition | None) -> tuple[str | None, str | None]:
+    """Disposition and explanation of an end: the call's own now, its attempt's of a time when it may have gone on since."""
     if status not in FINAL:
-        return None, None, None, None
-    if row.status == status:
-        return row.disposition, row.explanation, row.sip_code, row.q850_cause
-    if row.attempt_status == status:
-        return row.attempt_disposition, row.attempt_explanation, row.attempt_sip_code, row.attempt_q850_cause
-    return None, None, None, None
+        return None, None
+    if row.attempt_status == status and (as_of or row.status != status):
+        return row.attempt_disposition, row.attempt_explanation
+    return (row.disposition, row.explanation) if row.status == status else (None, None)
 
 
 def _talked(status: Status, answered_at: datetime | None, ended_at: datetime | None) -> float | None:

@@ -7,7 +7,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -159,8 +159,14 @@ class SmallApi:
 
 @pytest.fixture
 def small_api(database: Database, valkey: Valkey) -> Iterator[SmallApi]:
+    with serving(database, valkey) as made:
+        yield made
+
+
+@contextmanager
+def serving(database: Database, valkey: Valkey, **given: object) -> Iterator[SmallApi]:
     """In a thread of this process, on a socket: what a request costs is a request, not a start."""
-    settings = database.settings.model_copy(update={"redis_url": SecretStr(valkey.url)})
+    settings = database.settings.model_copy(update={"redis_url": SecretStr(valkey.url), **given})
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = uvicorn.Server(uvicorn.Config(make_app(settings), log_config=None, server_header=False))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

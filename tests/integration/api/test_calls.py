@@ -10,12 +10,16 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
+from deploy.embedded.valkey import Valkey
+from deploy.part import free_port
 from models import executions
 from models.executions import Execution, Transition
 from models.sightings import Sight
+from models.slots import Bell, connect
 from models.statuses import Status
-from tests.integration.conftest import SmallApi
+from tests.integration.conftest import Database, SmallApi, serving
 from tests.integration.http import client, make_key
 from tests.integration.ledger_rows import FROM, Rows, ended, saw
 from tests.integration.system import System, until
@@ -201,6 +205,30 @@ def test_a_call_that_is_due_now_needs_an_asterisk_and_one_of_later_does_not(asks
     assert again.status_code == 200, "a request that was refused has used up no key"
 
 
+def test_a_call_that_is_due_now_needs_redis_and_one_of_later_does_not(database: Database, valkey: Valkey) -> None:
+    rows = Rows(engine=database.engine)
+    rows.run("UPDATE nodes SET heard_at = now() + interval '1 hour'")
+    nowhere = SecretStr(f"redis://127.0.0.1:{free_port()}/0")
+    with serving(database, valkey, redis_url=nowhere) as api, api.client("call") as asks:
+        answer = asks.post("/call", json=body(rows))
+        assert answer.status_code == 503
+        assert "Redis" in answer.json()["detail"]
+        assert answer.headers["retry-after"]
+        assert rows.value("SELECT count(*) FROM calls") == 0
+        placed(asks, rows, scheduled_at=f"{datetime.now(UTC) + timedelta(hours=1):%Y-%m-%dT%H:%M:%SZ}")
+        assert asks.get("/user/me").status_code == 200
+
+
+def test_the_leader_is_woken_for_a_call_that_is_due_now(asks: httpx.Client, rows: Rows, valkey: Valkey) -> None:
+    with connect(valkey.url) as redis:
+        bell = Bell(redis)
+        bell.wait(timedelta(0))  # from here on it listens
+        placed(asks, rows, scheduled_at=f"{datetime.now(UTC) + timedelta(hours=1):%Y-%m-%dT%H:%M:%SZ}")
+        placed(asks, rows)
+        until(lambda: bell.wait(timedelta(milliseconds=20)), within=5, what="the bell")
+        bell.close()
+
+
 def test_the_same_key_and_body_make_one_call_also_when_twenty_ask_at_once(small_api: SmallApi, rows: Rows) -> None:
     with small_api.client("call") as asks, ThreadPoolExecutor(20) as threads:
         sent: dict[str, Any] = {"json": body(rows), "headers": {"Idempotency-Key": "order 4711"}}
@@ -259,9 +287,9 @@ def answered_call(rows: Rows) -> tuple[UUID, UUID]:
 
 
 def as_of(rows: Rows, call_id: UUID, status: Status) -> Execution:
-    """The call as it was when it came to this status."""
+    """The call as it was when it first came to this status."""
     at = rows.value(
-        "SELECT at FROM call_events WHERE call_id = %(id)s AND subject = 'call' AND to_status = %(s)s",
+        "SELECT at FROM call_events WHERE call_id = %(id)s AND subject = 'call' AND to_status = %(s)s ORDER BY at LIMIT 1",
         id=call_id,
         s=status.value,
     )
@@ -300,12 +328,15 @@ def test_an_execution_as_of_an_end_is_of_the_attempt_that_ended_also_when_the_ca
     rows.run("UPDATE calls SET status = 'scheduled', disposition = NULL, explanation = NULL, ended_at = NULL")
     [second] = rows.grant(campaign)
     rows.claim([second])
-    rows.record(saw(second, Sight.RINGING), saw(second, Sight.ANSWERED))
-    busy = as_of(rows, call_id, Status.BUSY)
-    assert (busy.attempts, busy.disposition, busy.sip_code) == (1, "busy", 486)
-    assert busy.telephony_data.hangup_provider_code == 486
-    assert busy.error_message is not None
-    assert as_of(rows, call_id, Status.IN_PROGRESS).attempts == 2
+    said = rows.attempt(first).explanation
+    for status in (Status.RINGING, Status.BUSY):
+        rows.record(saw(second, Sight.RINGING) if status is Status.RINGING else ended(second, 17, 600))
+        busy = as_of(rows, call_id, Status.BUSY)
+        assert (busy.attempts, busy.disposition, busy.sip_code) == (1, "busy", 486)
+        assert busy.telephony_data.hangup_provider_code == 486
+        assert busy.error_message == said
+        assert as_of(rows, call_id, Status.RINGING).attempts == 2
+    assert rows.attempt(second).explanation != said
 
 
 def test_executions_come_in_the_order_that_was_asked_for(rows: Rows) -> None:
@@ -322,6 +353,18 @@ def test_a_call_that_waits_to_be_made_again_shows_nothing_of_the_attempt_before(
     rows.run("UPDATE calls SET status = 'scheduled', disposition = NULL, explanation = NULL, ended_at = NULL")
     told = shown(asks, str(call_id))["telephony_data"]
     assert told["ring_duration"] is told["hangup_by"] is told["provider_call_id"] is told["duration"] is None
+
+
+def test_a_call_that_was_canceled_while_it_waited_shows_nothing_of_the_attempt_before(
+    asks: httpx.Client, rows: Rows
+) -> None:
+    call_id, _ = answered_call(rows)
+    rows.run("UPDATE calls SET status = 'scheduled', disposition = NULL, explanation = NULL, ended_at = NULL")
+    asks.post(f"/call/{call_id}/stop")
+    execution = shown(asks, str(call_id))
+    assert (execution["status"], execution["conversation_duration"]) == ("canceled", 0)
+    told = execution["telephony_data"]
+    assert told["ring_duration"] is told["provider_call_id"] is told["hangup_provider_code"] is None
 
 
 def test_the_log_is_every_transition_of_the_call_and_its_attempts(asks: httpx.Client, rows: Rows) -> None:
