@@ -138,7 +138,8 @@ class Settings(BaseSettings):
     sip_address: str | None = Field(default=None, description="ours, as carriers are told it; known while we are up")
     sip_port: int | None = Field(default=None, description="the port of the same")
     ca_file: Path | None = Field(
-        default=None, description="the authorities trusted over TLS, instead of the machine's (embedded Asterisk)"
+        default=None,
+        description="the authorities trusted over TLS, instead of the machine's (embedded Asterisk), beside them (webhooks)",
     )
     nameserver: str | None = Field(
         default=None, description="ADDRESS[@PORT] that resolves gateways' names, instead of the machine's servers"

@@ -122,8 +122,7 @@ def test_a_receiver_that_does_not_answer_slows_neither_calls_nor_other_receivers
         slow.open.set()
         make_due(system, slow)
         until(lambda: waiting(system, slow) == 0, within=60, what="it is told all of it")
-    ends = {got.body for got in slow.got if got.status == "completed"}
-    assert len({got.id for got in slow.got if got.status == "completed"}) == len(to) <= len(ends)
+    assert len({got.id for got in slow.got if got.status == "completed"}) == len(to)
 
 
 def test_what_a_worker_had_in_hand_when_it_was_killed_arrives_under_the_same_id(system: System) -> None:
@@ -134,10 +133,12 @@ def test_what_a_worker_had_in_hand_when_it_was_killed_arrives_under_the_same_id(
         call = system.call(agent, from_number, "+12145550101")
         until(lambda: there.got, what="a delivery is in the worker's hand")
         system.kill("webhooks")
-        first = there.got[0].id
-        there.open.set()
-        until(lambda: system.status(call) == "completed", what="no call needs that worker")
-        system.start("webhooks")
+        try:
+            first = there.got[0].id
+            there.open.set()
+            until(lambda: system.status(call) == "completed", what="no call needs that worker")
+        finally:
+            system.start("webhooks")
         make_due(system, there)
         until(lambda: waiting(system, there) == 0, what="all is delivered")
         transitions = system.value(
@@ -277,13 +278,10 @@ def test_a_late_delivery_tells_the_transition_and_not_what_is_true_now(outbox: O
         outbox.rows.record(ended(attempt, 17, 486))
         with outbox.running():
             until(lambda: outbox.waiting() == 0)
-    assert [
-        got.status for got in sorted(there.got, key=lambda got: got.verified(*outbox.secrets(there.url))["updated_at"])
-    ] == [
-        "queued",
-        "initiated",
-        "busy",
-    ]
+    [secret] = outbox.secrets(there.url)
+    bodies = sorted((got.verified(secret) for got in there.got), key=lambda body: str(body["updated_at"]))
+    assert [body["status"] for body in bodies] == ["queued", "initiated", "busy"]
+    assert [body["disposition"] for body in bodies] == [None, None, "busy"]
 
 
 def test_it_is_tried_again_until_it_is_taken_under_one_id(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,7 +296,6 @@ def test_it_is_tried_again_until_it_is_taken_under_one_id(outbox: Outbox, monkey
         there.answer = 200
         until(lambda: outbox.delivery(id) is None)
     assert there.ids == {str(id)}
-    assert len({got.headers["webhook-signature"] for got in there.got}) >= 1
 
 
 def test_a_second_message_finds_nothing_to_send(outbox: Outbox) -> None:
@@ -464,8 +461,6 @@ def test_a_name_that_is_private_in_one_of_its_addresses_is_refused(
     deliverer = Deliverer(outbox.database.settings, outbox.database.engine)
     with receiver() as there:
         [id] = outbox.add(f"http://both.invalid:{there.port}/")
-        monkeypatch.setattr(webhooks, "secrets_of", lambda *_: ["whsec_c2VjcmV0"])
-        outbox.database.engine.connect().close()
         resolving(monkeypatch, ["203.0.114.1", "127.0.0.1"])
         deliverer.deliver([id])
     assert not there.got
