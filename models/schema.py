@@ -231,6 +231,7 @@ calls = Table(
     Column("created_at", _when, nullable=False),
     Column("updated_at", _when, nullable=False),
     Column("ended_at", _when),
+    Column("scheduled_at", _when),
     Column("retry_config", JSONB(none_as_null=True)),
     Column("bypass_call_guardrails", Boolean, nullable=False),
 )

@@ -13,7 +13,7 @@ from enum import StrEnum
 from uuid import UUID
 
 import uuid_utils.compat
-from sqlalchemy import Connection, func, or_, select, update
+from sqlalchemy import Connection, RowMapping, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from models.errors import Conflict, Invalid, NotFound
@@ -67,19 +67,23 @@ def create(connection: Connection, name: str, scope: str) -> str:
 def find(connection: Connection, key: str) -> Key | None:
     """Whose key this is; None for one that was never made, or is revoked. Notes when it was used, to the minute."""
     k = api_keys.c
-    row = connection.execute(
-        select(k.id, k.name, k.scope, k.created_at, k.last_used_at, k.revoked_at).where(
-            k.sha256 == sha256_of(key), k.revoked_at.is_(None)
+    row = (
+        connection.execute(
+            select(k.id, k.name, k.scope, k.created_at, k.last_used_at, k.revoked_at).where(
+                k.sha256 == sha256_of(key), k.revoked_at.is_(None)
+            )
         )
-    ).one_or_none()
+        .mappings()
+        .one_or_none()
+    )
     if row is None:
         return None
     connection.execute(
         update(api_keys)
-        .where(k.id == row.id, or_(k.last_used_at.is_(None), k.last_used_at < func.now() - _USE_NOTED_EVERY))
+        .where(k.id == row["id"], or_(k.last_used_at.is_(None), k.last_used_at < func.now() - _USE_NOTED_EVERY))
         .values(last_used_at=func.now())
     )
-    return _key(row._mapping)
+    return _key(row)
 
 
 def list_all(connection: Connection) -> list[Key]:
@@ -103,9 +107,8 @@ def revoke(connection: Connection, name: str) -> None:
         raise NotFound("key", name)
 
 
-def _key(row: object) -> Key:
-    fields = dict(row)  # type: ignore[call-overload]
-    return Key(**{**fields, "scope": Scope(fields["scope"])})
+def _key(row: RowMapping) -> Key:
+    return Key(**{**row, "scope": Scope(row["scope"])})
 
 
 def sha256_of(key: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Single calls: one person, picked before every campaign."""
+"""Single calls: one person, picked before every campaign, now or at a time that was asked for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 import uuid_utils.compat
-from sqlalchemy import Connection, Engine, Select, insert, select
+from sqlalchemy import Connection, Engine, Select, func, insert, select
 
 from models.errors import Invalid, NotFound
 from models.schema import agents, call_events, calls, phone_numbers, trunks
@@ -21,6 +21,9 @@ from scheduler.fields import value
 from scheduler.fields import variables as check_variables
 from scheduler.phone_numbers import allowed, e164
 from scheduler.refs import Ref, is_named
+
+FARTHEST = timedelta(days=366)
+"""A call is scheduled for so long ahead at most: a later one is a slip of the pen."""
 
 _POLL_SECONDS = 0.1
 
@@ -43,8 +46,14 @@ def place(
     from_number: str,
     name: str | None = None,
     variables: Mapping[str, str] | None = None,
+    scheduled_at: datetime | None = None,
+    retry_config: Mapping[str, object] | None = None,
+    bypass_call_guardrails: bool = False,
+    id: UUID | None = None,
 ) -> UUID:
-    """Writes a call that is due now; after the commit the caller wakes the leader (`Slots.wake`).
+    """Writes a call that is due now, or at `scheduled_at`, and returns its id (`id`, or a new one).
+
+    After the commit the caller wakes the leader (`Slots.wake`) for one that is due now; it sees to the others at their time.
 
     Raises `Invalid` for a value that cannot be dialled or stored, for a `from` that is not registered
     or whose trunk is off, and for a number that its trunk may not call; `NotFound` for the agent.
@@ -83,7 +92,7 @@ def place(
             f"trunk {line.name!r} may only call numbers that start with {', '.join(prefixes)}:"
             f" allow more with `trunkline trunk update {shlex.quote(line.name)} --allowed-prefix +PREFIX`",
         )
-    call_id: UUID = uuid_utils.compat.uuid7()
+    call_id: UUID = id or uuid_utils.compat.uuid7()
     connection.execute(
         insert(calls).values(
             id=call_id,
@@ -93,9 +102,25 @@ def place(
             variables=values,
             from_number=caller,
             status=Status.SCHEDULED.value,
+            due_at=scheduled_at or func.now(),
+            scheduled_at=scheduled_at,
+            retry_config=dict(retry_config) if retry_config is not None else None,
+            bypass_call_guardrails=bypass_call_guardrails,
         )
     )
     return call_id
+
+
+def later(at: datetime | None, now: datetime) -> datetime | None:
+    """The time of a call that is to be made later; None is at once, as it is for a time that has passed.
+
+    Raises `Invalid` for one that is more than a year ahead.
+    """
+    if at is None or at <= now:
+        return None
+    if at > now + FARTHEST:
+        raise Invalid("scheduled_at", f"must be within {FARTHEST.days} days from now")
+    return at
 
 
 def wait(

@@ -12,7 +12,7 @@ from prometheus_client import Counter
 
 from models.database import NEVER_IDLE, open_engine
 from models.settings import Settings
-from scheduler.api import agents, gate, health, metrics
+from scheduler.api import agents, calls, gate, health, metrics
 from scheduler.api.parts import Parts
 from scheduler.api.problems import MEDIA_TYPE, Problem, answers, handle_problems
 
@@ -55,7 +55,7 @@ def make_app(settings: Settings) -> FastAPI:
     handle_problems(app)
     app.include_router(health.router, responses=answers(*_ANY))
     bearer = [Depends(HTTPBearer(auto_error=False, description="A key, as `trunkline key create` shows it."))]
-    for part in (agents, metrics):
+    for part in (agents, calls, metrics):
         app.include_router(part.router, dependencies=bearer, responses=answers(*_ANY, 401, 403, 429, 503))
     _describe_problems(app)
     return app

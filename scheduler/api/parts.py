@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -11,6 +11,7 @@ import redis
 from fastapi import Depends, Request
 from sqlalchemy import Connection, Engine
 
+from models.errors import TrunklineError
 from models.settings import Settings
 from models.slots import Slots
 from scheduler.keys import Key
@@ -38,10 +39,6 @@ class Parts:
 
     def wake(self) -> None:
         """Tells the leader that something changed; if nobody hears, it looks by itself within a second."""
-        from contextlib import suppress
-
-        from models.errors import TrunklineError
-
         with suppress(TrunklineError, redis.RedisError), self.bell() as slots:
             slots.wake()
 

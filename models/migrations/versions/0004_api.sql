@@ -28,6 +28,7 @@ ALTER TABLE campaigns ADD COLUMN webhook_url text;  -- instead of its agent's
 ALTER TABLE campaigns ADD COLUMN scheduled_at timestamptz;  -- a ready campaign starts then by itself
 ALTER TABLE campaigns ADD COLUMN file_name text;
 ALTER TABLE campaigns ADD COLUMN retry_config jsonb;
+ALTER TABLE calls ADD COLUMN scheduled_at timestamptz;  -- of a single call, as it was asked for; NULL: at once
 ALTER TABLE calls ADD COLUMN retry_config jsonb;  -- of a single call
 ALTER TABLE calls ADD COLUMN bypass_call_guardrails boolean NOT NULL DEFAULT false;
 CREATE INDEX campaigns_scheduled ON campaigns (scheduled_at) WHERE status = 'ready' AND scheduled_at IS NOT NULL;
