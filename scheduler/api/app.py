@@ -59,7 +59,11 @@ def make_app(settings: Settings) -> FastAPI:
     app.include_router(health.router, responses=answers(*_ANY))
     bearer = HTTPBearer(auto_error=False, description="A key, as `trunkline key create` shows it.")
     for part in (agents, batches, calls, trunks, uploads, webhooks, metrics):
-        app.include_router(part.router, dependencies=[Depends(bearer), Depends(known_query)], responses=answers(*_ANY, 401, 403, 429, 503))
+        app.include_router(
+            part.router,
+            dependencies=[Depends(bearer), Depends(known_query)],
+            responses=answers(*_ANY, 401, 403, 429, 503),
+        )
     _describe_problems(app)
     return app
 
