@@ -11,7 +11,7 @@ from fastapi.security import HTTPBearer
 
 from models.database import NEVER_IDLE, open_engine
 from models.settings import Settings
-from scheduler.api import agents, batches, calls, health, uploads, webhooks
+from scheduler.api import agents, batch_rows, batches, calls, health, uploads, webhooks
 from scheduler.api.gate import Gate
 from scheduler.api.parts import Parts
 from scheduler.api.problems import MEDIA_TYPE, Problem, answers, handle_problems
@@ -43,7 +43,7 @@ def make_app(settings: Settings) -> FastAPI:
     handle_problems(app)
     app.include_router(health.router)
     bearer = [Depends(HTTPBearer(auto_error=False, description="A key, as `trunkline key create` shows it."))]
-    for part in (agents, batches, calls, uploads, webhooks):
+    for part in (agents, batches, batch_rows, calls, uploads, webhooks):
         app.include_router(part.router, dependencies=bearer)
     _describe_problems(app)
     return app

@@ -594,7 +594,7 @@ def test_calls_are_paged_in_a_lasting_order_by_status_or_all(
 
 
 def test_calls_come_as_one_csv_whole(asks: httpx.Client, rows: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scheduler.api.batches._AT_ONCE", 100)
+    monkeypatch.setattr("scheduler.api.batch_rows._AT_ONCE", 100)
     batch_id = made(asks, rows, listed(250))
     for answer in (
         asks.get(f"/batches/{batch_id}/executions", params={"format": "csv"}),
@@ -633,7 +633,7 @@ def test_a_slow_reader_of_a_csv_holds_no_transaction(small_api: SmallApi, rows: 
 def test_rejected_rows_are_paged_and_come_as_a_csv_that_can_be_mended(
     asks: httpx.Client, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scheduler.api.batches._AT_ONCE", 2)
+    monkeypatch.setattr("scheduler.api.batch_rows._AT_ONCE", 2)
     batch_id = made(asks, rows, listed(2, *[f"030{at},no plus,\r\n" for at in range(5)]))
     pages = list(paged(asks, f"/batches/{batch_id}/rejected", limit=2))
     assert [[row["line_number"] for row in page] for page in pages] == [[4, 5], [6, 7], [8]]
