@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection
 
-from models import executions
 from models.errors import Conflict, NotFound, WrongState
-from models.executions import Execution
 from models.statuses import Status
-from scheduler import batches, campaigns, deletion, exports, holdups, resolving, stopping
+from scheduler import batches, campaigns, deletion, holdups, resolving, stopping
 from scheduler.api.moments import Moment
 from scheduler.api.parts import Parts, Using
 from scheduler.api.problems import answers
-from scheduler.campaigns import CALL_COLUMNS
 from scheduler.presence import require_asterisk
 from scheduler.resolving import Decision
 from scheduler.retry_config import RetryConfig
@@ -30,17 +25,8 @@ from scheduler.single import later
 
 router = APIRouter(prefix="/batches", tags=["batches"])
 
-_AT_ONCE = 1000  #: rows of a CSV
-
-Row = TypeVar("Row")
-Cursor = TypeVar("Cursor")
-_Limit = Annotated[int, Query(ge=1, le=1000, description="At most so many.")]
-_Cursor = Annotated[UUID | None, Query(description="The `next_cursor` of the page before.")]
-_Format = Annotated[
-    Literal["json", "csv"] | None,
-    Query(description="`csv`: all of it, as a file, which `Accept: text/csv` asks for as well."),
-]
-_CSV: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {"schema": {"type": "string"}}}}}
+Limit = Annotated[int, Query(ge=1, le=1000, description="At most so many.")]
+Cursor = Annotated[UUID | None, Query(description="The `next_cursor` of the page before.")]
 
 
 class Batch(BaseModel):
@@ -81,37 +67,6 @@ class BatchPage(BaseModel):
     data: list[Batch]
     has_more: bool
     next_cursor: UUID | None
-
-
-class ExecutionPage(BaseModel):
-    """In a lasting order. A page may be short and still be followed by others, where few calls have the status that was asked for."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    data: list[Execution]
-    has_more: bool
-    next_cursor: UUID | None
-
-
-class RejectedRow(BaseModel):
-    """A row that was not taken."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    line_number: int
-    kind: Literal["rejected", "duplicate", "suppressed"]
-    reason: str
-    row: str = Field(description="As CSV.")
-
-
-class RejectedPage(BaseModel):
-    """In the order of the file."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    data: list[RejectedRow]
-    has_more: bool
-    next_cursor: int | None
 
 
 class Start(BaseModel):
@@ -212,7 +167,7 @@ class Explanation(BaseModel):
 
 
 @router.get("", responses=answers(422))
-def list_all(using: Using, limit: _Limit = 100, cursor: _Cursor = None) -> BatchPage:
+def list_all(using: Using, limit: Limit = 100, cursor: Cursor = None) -> BatchPage:
     """Lists batches, the newest first, those that are being loaded too."""
     with using.transaction() as connection:
         found = batches.page(connection, before=cursor, limit=limit + 1)
@@ -222,7 +177,7 @@ def list_all(using: Using, limit: _Limit = 100, cursor: _Cursor = None) -> Batch
 
 
 @router.get("/{agent_id}/all", responses=answers(404, 422))
-def list_of_agent(agent_id: UUID, using: Using, limit: _Limit = 1000, cursor: _Cursor = None) -> list[Batch]:
+def list_of_agent(agent_id: UUID, using: Using, limit: Limit = 1000, cursor: Cursor = None) -> list[Batch]:
     """Lists an agent's batches, the newest first; the next page follows the last `batch_id` of this one."""
     with using.transaction() as connection:
         return [Batch(**one) for one in batches.page(connection, agent_id=agent_id, before=cursor, limit=limit)]
@@ -231,14 +186,14 @@ def list_of_agent(agent_id: UUID, using: Using, limit: _Limit = 1000, cursor: _C
 @router.get("/{batch_id}", responses=answers(404, 422))
 def show(batch_id: UUID, using: Using) -> Batch:
     """Shows a batch: how far its calls are, or how far its file is loaded."""
-    with _as_batch(), using.transaction() as connection:
+    with as_batch(), using.transaction() as connection:
         return Batch(**batches.get(connection, batch_id))
 
 
 @router.delete("/{batch_id}", responses=answers(404, 409, 422))
 def delete(batch_id: UUID, using: Using) -> Deleted:
     """Deletes a batch that does not run, with its calls."""
-    with _as_batch(), using.transaction() as connection:
+    with as_batch(), using.transaction() as connection:
         deletion.delete_campaign(connection, batch_id)
     return Deleted()
 
@@ -247,7 +202,7 @@ def delete(batch_id: UUID, using: Using) -> Deleted:
 def schedule(batch_id: UUID, using: Using, body: Start | None = None) -> Started:
     """Starts a batch, now or later. One that is to start later may be scheduled anew."""
     at = later(body.scheduled_at if body else None, datetime.now(UTC))
-    with _as_batch():
+    with as_batch():
         if at is None:
             _run(using, batch_id, campaigns.start)
             return Started(state="running")
@@ -259,7 +214,7 @@ def schedule(batch_id: UUID, using: Using, body: Start | None = None) -> Started
 @router.post("/{batch_id}/pause", responses=answers(404, 409, 422))
 def pause(batch_id: UUID, using: Using) -> Stopped:
     """Sends no more calls of a batch; those that are up go on."""
-    with _as_batch():
+    with as_batch():
         done = stopping.pause(using.settings, batch_id)
     return Stopped(state="paused", withdrawn=done.withdrawn, canceled=done.canceled, still_up=done.still_up)
 
@@ -267,7 +222,7 @@ def pause(batch_id: UUID, using: Using) -> Stopped:
 @router.post("/{batch_id}/resume", responses=answers(404, 409, 422))
 def resume(batch_id: UUID, using: Using) -> Started:
     """Goes on with a batch that is paused."""
-    with _as_batch():
+    with as_batch():
         _run(using, batch_id, campaigns.resume)
     return Started(state="running")
 
@@ -275,7 +230,7 @@ def resume(batch_id: UUID, using: Using) -> Started:
 @router.post("/{batch_id}/stop", responses=answers(400, 404, 409, 422))
 def stop(batch_id: UUID, using: Using, body: Stop | None = None) -> Stopped:
     """Stops a batch for good: what is not dialled yet is canceled."""
-    with _as_batch():
+    with as_batch():
         done = stopping.stop(using.settings, batch_id, hang_up=body is not None and body.hang_up)
     return Stopped(state="stopped", withdrawn=done.withdrawn, canceled=done.canceled, still_up=done.still_up)
 
@@ -283,7 +238,7 @@ def stop(batch_id: UUID, using: Using, body: Stop | None = None) -> Stopped:
 @router.post("/{batch_id}/resolve", responses=answers(400, 404, 409, 422))
 def resolve(batch_id: UUID, body: Resolve, using: Using) -> Resolved:
     """Decides on the calls whose end cannot be known: call again, or leave."""
-    with _as_batch():
+    with as_batch():
         done = resolving.resolve(using.settings, body.decision, campaign=batch_id, calls=body.call_ids)
     return Resolved(**vars(done))
 
@@ -291,62 +246,11 @@ def resolve(batch_id: UUID, body: Resolve, using: Using) -> Resolved:
 @router.get("/{batch_id}/explain", responses=answers(404, 422))
 def explain(batch_id: UUID, using: Using) -> Explanation:
     """Says why nothing, or not more, of a batch is dialled right now."""
-    with _as_batch(), using.glance() as slots, using.transaction() as connection:
+    with as_batch(), using.glance() as slots, using.transaction() as connection:
         now = holdups.explain(connection, slots, batch_id)
     return Explanation(
         batch_id=batch_id, status=now.counts.status, holdups=[Holdup(**vars(one)) for one in now.holdups]
     )
-
-
-@router.get("/{batch_id}/executions", response_model=ExecutionPage, responses=_CSV | answers(404, 422))
-def list_executions(
-    batch_id: UUID,
-    using: Using,
-    request: Request,
-    status: Annotated[Status | None, Query(description="Only those, such as `busy`.")] = None,
-    limit: _Limit = 100,
-    cursor: _Cursor = None,
-    format: _Format = None,
-) -> ExecutionPage | Response:
-    """Lists the calls of a batch: page by page, or all of them as CSV."""
-    page = partial(batches.calls_page, batch_id=batch_id, status=status)
-    with _as_batch(), using.transaction() as connection:
-        if not _wants_csv(request, format):
-            found = page(connection, after=cursor, limit=limit)
-            shown = executions.of_calls(connection, found.ids)
-            return ExecutionPage(data=shown, has_more=found.next is not None, next_cursor=found.next)
-        page(connection, after=cursor, limit=1)  # refused before the first byte
-
-    def next_rows(connection: Connection, after: UUID | None) -> tuple[Sequence[Sequence[object]], UUID | None]:
-        found = page(connection, after=after, limit=_AT_ONCE)
-        return campaigns.calls_by_id(connection, found.ids), found.next
-
-    return _csv(exports.csv_lines(CALL_COLUMNS, _all(using, next_rows, cursor)), f"{batch_id}.csv")
-
-
-@router.get("/{batch_id}/rejected", response_model=RejectedPage, responses=_CSV | answers(404, 422))
-def list_rejected(
-    batch_id: UUID,
-    using: Using,
-    request: Request,
-    limit: _Limit = 100,
-    cursor: Annotated[int, Query(ge=0, le=2**62, description="The `next_cursor` of the page before.")] = 0,
-    format: _Format = None,
-) -> RejectedPage | Response:
-    """Lists the rows that did not become calls: page by page, or all of them as a CSV that can be mended and uploaded again."""
-    with _as_batch(), using.transaction() as connection:
-        header = exports.header_of(connection, batch_id)
-        if not _wants_csv(request, format):
-            found = exports.rejected_page(connection, batch_id, cursor, limit + 1)
-            shown = [RejectedRow(**row) for row in found[:limit]]
-            more = len(found) > limit
-            return RejectedPage(data=shown, has_more=more, next_cursor=shown[-1].line_number if more else None)
-
-    def next_rows(connection: Connection, after: int | None) -> tuple[list[dict[str, Any]], int | None]:
-        rows = exports.rejected_page(connection, batch_id, after or 0, _AT_ONCE)
-        return rows, rows[-1]["line_number"] if len(rows) == _AT_ONCE else None
-
-    return _csv(exports.rejected_csv(header, _all(using, next_rows, cursor)), f"{batch_id}-rejected.csv")
 
 
 def _run(using: Parts, batch_id: UUID, run: Callable[[Connection, UUID], None]) -> None:
@@ -359,7 +263,7 @@ def _run(using: Parts, batch_id: UUID, run: Callable[[Connection, UUID], None]) 
 
 
 @contextmanager
-def _as_batch() -> Iterator[None]:
+def as_batch() -> Iterator[None]:
     """What is wrong with a campaign, said of a batch."""
     try:
         yield
@@ -367,37 +271,3 @@ def _as_batch() -> Iterator[None]:
         raise NotFound("batch" if error.kind == "campaign" else error.kind, error.name) from error
     except WrongState as error:
         raise Conflict(f"batch is not {error.needed}: it is {error.state}") from error
-
-
-def _wants_csv(request: Request, format: str | None) -> bool:
-    return format == "csv" if format else request.headers.get("accept", "").strip().lower().startswith("text/csv")
-
-
-def _csv(lines: Iterator[str], name: str) -> Response:
-    return StreamingResponse(
-        _pieces(lines), media_type="text/csv", headers={"Content-Disposition": f'attachment; filename="{name}"'}
-    )
-
-
-def _pieces(lines: Iterator[str]) -> Iterator[str]:
-    """Many lines at once: each piece costs a turn of the loop and of a thread."""
-    piece: list[str] = []
-    for line in lines:
-        piece.append(line)
-        if len(piece) == _AT_ONCE:
-            yield "".join(piece)
-            piece = []
-    yield "".join(piece)
-
-
-def _all(
-    using: Parts, page: Callable[[Connection, Cursor | None], tuple[Sequence[Row], Cursor | None]], first: Cursor | None
-) -> Iterator[Row]:
-    """Every row, page by page, each in a transaction of its own: whoever reads slowly holds none."""
-    cursor = first
-    while True:
-        with using.transaction() as connection:
-            rows, cursor = page(connection, cursor)
-        yield from rows
-        if cursor is None:
-            return
