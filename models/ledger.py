@@ -51,6 +51,7 @@ class DueCall:
 
     id: UUID
     campaign_id: UUID | None
+    agent_id: UUID
     phone_number: str
     from_number: str | None  #: of a single call; a campaign's rotate
 
@@ -77,6 +78,7 @@ class HandOver:
     id: UUID
     call_id: UUID
     campaign_id: UUID | None
+    agent_id: UUID | None  #: None when its call does not wait
     trunk_id: UUID
     gateway_id: UUID
     tried_gateways: Sequence[UUID]
@@ -135,25 +137,36 @@ def pick_campaign_calls(connection: Connection, wanted: Mapping[UUID, int]) -> l
     rows = connection.exec_driver_sql(
         statement("pick_campaign_calls"), {"campaigns": list(wanted.keys()), "wanted": list(wanted.values())}
     )
-    return [DueCall(id=row[0], campaign_id=row[1], phone_number=row[2], from_number=None) for row in rows]
+    return [DueCall(**row, from_number=None) for row in rows.mappings()]
 
 
-def pick_single_calls(connection: Connection, from_numbers: Collection[str], wanted: int) -> list[DueCall]:
+def pick_single_calls(
+    connection: Connection, from_numbers: Collection[str], wanted: int, agents: Collection[UUID] = ()
+) -> list[DueCall]:
+    """The next due single calls. An agent that has a limit is in `agents`, or its calls wait."""
     rows = connection.exec_driver_sql(
-        statement("pick_single_calls"), {"from_numbers": list(from_numbers), "wanted": wanted}
+        statement("pick_single_calls"), {"from_numbers": list(from_numbers), "wanted": wanted, "agents": list(agents)}
     )
-    return [DueCall(id=row[0], campaign_id=None, phone_number=row[1], from_number=row[2]) for row in rows]
+    return [DueCall(**row, campaign_id=None) for row in rows.mappings()]
 
 
 def pick_quarantined(
-    connection: Connection, campaigns: Collection[UUID], from_numbers: Collection[str]
+    connection: Connection,
+    campaigns: Collection[UUID],
+    from_numbers: Collection[str],
+    agents: Collection[UUID] = (),
 ) -> list[DueCall]:
     """The next due call that may kill its worker, to be sent out by itself; none while another one of them is in hand."""
     rows = connection.exec_driver_sql(
         statement("pick_quarantined"),
-        {"campaigns": list(campaigns), "from_numbers": list(from_numbers), "alone_for": ALONE_FOR},
+        {
+            "campaigns": list(campaigns),
+            "from_numbers": list(from_numbers),
+            "agents": list(agents),
+            "alone_for": ALONE_FOR,
+        },
     )
-    return [DueCall(id=row[0], campaign_id=row[1], phone_number=row[2], from_number=row[3]) for row in rows]
+    return [DueCall(**row) for row in rows.mappings()]
 
 
 def grant(connection: Connection, grants: Sequence[Grant]) -> None:

@@ -1,6 +1,6 @@
 """The right to have a call up: leases on slots in Redis, one script, all limits or none.
 
-A scope is whatever has a limit: a trunk, a node, a campaign. A lease names its attempt and expires,
+A scope is whatever has a limit: a trunk, a node, a campaign, an agent. A lease names its attempt and expires,
 but its expiry frees nothing; it only asks for reconciliation (invariant 3). Time is Redis's.
 
 Redis's memory is suspect at every new connection (invariant 8). The leader's client therefore never
@@ -131,11 +131,13 @@ def rate_key(kind: str, id: object) -> str:
     return f"{_PREFIX}rate:{kind}:{id}"
 
 
-def held_keys(*, trunk_id: UUID, node: str, campaign_id: UUID | None) -> str:
-    """The slots that an open attempt holds, as the scripts write them down."""
+def held_keys(*, trunk_id: UUID, node: str, campaign_id: UUID | None, agent_id: UUID | None) -> str:
+    """The slots that an open attempt holds, as the scripts write them down; `agent_id` is None for an agent without a limit."""
     keys = [slots_key("trunk", trunk_id), slots_key("node", node)]
     if campaign_id:
         keys.append(slots_key("campaign", campaign_id))
+    if agent_id:
+        keys.append(slots_key("agent", agent_id))
     return " ".join(keys)
 
 
@@ -377,7 +379,10 @@ class LeaderSlots:
             raise Stale
 
     def audit(self, holders: Sequence[tuple[UUID, str]]) -> Audit:
-        """Puts back leases that open attempts lack, frees those whose attempt is over; see `audit.lua`."""
+        """Puts back leases that open attempts lack, frees those whose attempt is over; see `audit.lua`.
+
+        A lease from before its agent got a limit counts for it from now on.
+        """
         keys = [_EPOCH, _LEASES, _LINGERING, WAKE, *(_tombstone(str(id)) for id, _ in holders)]
         arguments: list[str | int] = [self._epoch, _micros(LEASE), _micros(YOUNGEST_ORPHAN)]
         for attempt_id, held in holders:

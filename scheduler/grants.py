@@ -115,7 +115,7 @@ class Granter:
 
     def _pick(self, connection: Connection, plan: _Plan, open_numbers: Sequence[str], most: int) -> list[DueCall]:
         """As many due calls as there is room for: single calls, then each campaign in turn."""
-        due = ledger.pick_single_calls(connection, open_numbers, most)
+        due = ledger.pick_single_calls(connection, open_numbers, most, plan.open_agents())
         wanted = self._wanted(plan, frozenset(open_numbers), most - len(due))
         if wanted:
             by_campaign: dict[UUID, list[DueCall]] = {}
@@ -128,7 +128,7 @@ class Granter:
         """A call that may kill its worker: a round of its own, so that no other is in its task."""
         numbers = frozenset(open_numbers)
         campaigns = [campaign.id for campaign in plan.lines.campaigns if plan.room_of_campaign(campaign, numbers) > 0]
-        return ledger.pick_quarantined(connection, campaigns, open_numbers)
+        return ledger.pick_quarantined(connection, campaigns, open_numbers, plan.open_agents())
 
     def _wanted(self, plan: _Plan, open_numbers: Collection[str], most: int) -> dict[UUID, int]:
         """How many calls to ask of each campaign; whose turn it is goes on by one each round."""
@@ -162,6 +162,10 @@ class _Plan:
         """The numbers whose trunk has room and a gateway that takes calls."""
         return [line.phone_number for line in self.lines.by_number.values() if self.room_of(line) > 0]
 
+    def open_agents(self) -> list[UUID]:
+        """The agents of a limit that have room."""
+        return [id for id, scope in self.lines.agents.items() if self.room[scope.slots_key] > 0]
+
     def room_of(self, line: Line) -> int:
         """How many more calls the trunk of this line takes; as many as it has gateways if all of them are on trial."""
         room = self.room[line.trunk.slots_key]
@@ -176,17 +180,18 @@ class _Plan:
             for number in campaign.from_numbers
             if number in open_numbers and (line := self.lines.by_number.get(number))
         }
-        free = sum(trunks.values())
-        return min(free, self.room[campaign.scope.slots_key]) if campaign.scope else free
+        limits = [scope for scope in (campaign.scope, self.lines.agents.get(campaign.agent_id)) if scope]
+        return min([sum(trunks.values()), *(self.room[scope.slots_key] for scope in limits)])
 
     def add(self, call: DueCall) -> tuple[Lease, Grant] | None:
         """None where there is no room for the call, or no trunk of its numbers may make it (`refused`)."""
         campaign = self._campaigns.get(call.campaign_id) if call.campaign_id else None
         line = self._line(call, campaign)
         node = self._roomiest_node()
-        if line is None or self.room[node.slots_key] <= 0:
+        agent = self.lines.agents.get(call.agent_id)
+        if line is None or any(self.room[scope.slots_key] <= 0 for scope in (node, agent) if scope):
             return None
-        scopes = self._scopes(line, node, campaign)
+        scopes = self._scopes(line, node, campaign, agent)
         for scope in scopes:
             self.room[scope.slots_key] -= 1
         self._note_trial(node)
@@ -214,9 +219,10 @@ class _Plan:
         if not self._usable(line.trunk_id, tried) or not allowed(before.phone_number, line.prefixes):
             return None
         campaign = self._campaigns.get(before.campaign_id) if before.campaign_id else None
+        agent = self.lines.agents.get(before.agent_id) if before.agent_id else None
         self._note_trial(node)
         attempt_id = self._new_id()
-        lease = Lease(attempt_id=attempt_id, scopes=self._scopes(line, node, campaign), takes_over=before.id)
+        lease = Lease(attempt_id=attempt_id, scopes=self._scopes(line, node, campaign, agent), takes_over=before.id)
         return lease, Grant(
             id=attempt_id,
             call_id=before.call_id,
@@ -235,8 +241,9 @@ class _Plan:
         tried = {*before.tried_gateways, before.gateway_id}
         return before.waits and line is not None and {g.id for g in self.lines.gateways.get(line.trunk_id, ())} <= tried
 
-    def _scopes(self, line: Line, node: Scope, campaign: Campaign | None) -> tuple[Scope, ...]:
-        return (line.trunk, node, campaign.scope) if campaign and campaign.scope else (line.trunk, node)
+    def _scopes(self, line: Line, node: Scope, campaign: Campaign | None, agent: Scope | None) -> tuple[Scope, ...]:
+        limits = (line.trunk, node, campaign.scope if campaign else None, agent)
+        return tuple(scope for scope in limits if scope)
 
     def _roomiest_node(self) -> Scope:
         """Before all others one on trial, so that it gets its call."""

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, select
 from models import roles
 from models.findings import in_utc
 from models.nodes import BreakerState, breakers, live_nodes
-from models.schema import campaigns, phone_numbers, trunks
+from models.schema import agents, campaigns, phone_numbers, trunks
 from models.slots import Away, Slots
 from models.statements import statement
 from models.statuses import CampaignStatus
@@ -166,8 +166,16 @@ def _nodes(connection: Connection) -> Iterator[Holdup]:
 
 
 def _trunks(connection: Connection, slots: Slots | None, counts: Counts) -> Iterator[Holdup]:
-    from_numbers, most = connection.execute(
-        select(campaigns.c.from_numbers, campaigns.c.max_concurrent_calls).where(campaigns.c.id == counts.campaign_id)
+    campaign = connection.execute(
+        select(
+            campaigns.c.from_numbers,
+            campaigns.c.max_concurrent_calls,
+            agents.c.id.label("agent_id"),
+            agents.c.name.label("agent"),
+            agents.c.max_concurrent_calls.label("agent_max_concurrent_calls"),
+        )
+        .join(agents, agents.c.id == campaigns.c.agent_id)
+        .where(campaigns.c.id == counts.campaign_id)
     ).one()
     found = connection.execute(
         select(
@@ -179,10 +187,10 @@ def _trunks(connection: Connection, slots: Slots | None, counts: Counts) -> Iter
             trunks.c.max_calls_per_second,
         )
         .join(trunks, trunks.c.id == phone_numbers.c.trunk_id)
-        .where(phone_numbers.c.phone_number.in_(from_numbers))
+        .where(phone_numbers.c.phone_number.in_(campaign.from_numbers))
         .order_by(trunks.c.name)
     ).all()
-    for number in sorted(set(from_numbers) - {row.phone_number for row in found}):
+    for number in sorted(set(campaign.from_numbers) - {row.phone_number for row in found}):
         yield Holdup(
             what="number-unregistered",
             sentence=f"{number} is not registered on any trunk: `trunkline number add {number} --trunk NAME`.",
@@ -199,8 +207,11 @@ def _trunks(connection: Connection, slots: Slots | None, counts: Counts) -> Iter
             yield from _limits(slots, trunk)
     if slots is None:
         return
-    if most is not None:
-        yield from _full(slots, "campaign", counts.campaign_id, most, "The campaign")
+    if campaign.max_concurrent_calls is not None:
+        yield from _full(slots, "campaign", counts.campaign_id, campaign.max_concurrent_calls, "The campaign")
+    if campaign.agent_max_concurrent_calls is not None:
+        whose = f"Agent {campaign.agent}, in all of its campaigns and calls"
+        yield from _full(slots, "agent", campaign.agent_id, campaign.agent_max_concurrent_calls, whose)
     for node in live_nodes(connection):
         yield from _full(slots, "node", node.name, node.max_calls, f"Asterisk node {node.name}")
 

@@ -145,7 +145,10 @@ class Housekeeping:
         """The attempts that hold a slot, with its keys."""
         with self._connection.begin():
             return [
-                (row.id, held_keys(trunk_id=row.trunk_id, node=row.node, campaign_id=row.campaign_id))
+                (
+                    row.id,
+                    held_keys(trunk_id=row.trunk_id, node=row.node, campaign_id=row.campaign_id, agent_id=row.agent_id),
+                )
                 for row in self._connection.exec_driver_sql(statement("open_attempts"))
             ]
 

@@ -76,6 +76,7 @@ class _Term:
         self._house = Housekeeping(role.connection)
         self._lines: Lines | None = None
         self._lines_at = 0.0
+        self._limited: frozenset[UUID] = frozenset()  # agents with a limit, whose open calls all count for it
         self._led_at = time.monotonic()  # Postgres heard of us after this, and keeps the role for us for 6 s from then
 
     def serve(self, stop: threading.Event) -> None:
@@ -87,7 +88,7 @@ class _Term:
                     if not rebuilt:
                         self._led_at = time.monotonic()
                         self._house.rebuild(self._leader_slots)
-                        rebuilt = True
+                        rebuilt, self._lines, self._limited = True, None, frozenset()
                         stop.wait(CANCEL_LINGERS.total_seconds())  # what ended just now may be up for so long
                         self._publish_quietly(self._house.unclaimed(timedelta(0)))
                     self._round(stop)
@@ -140,6 +141,10 @@ class _Term:
             with self._connection.begin():
                 self._lines = load_lines(self._connection)
             self._lines_at = now
+            if not self._limited.issuperset(self._lines.agents):
+                # calls may be up that were granted before there was a limit: they count before the next grant
+                self._house.audit(self._leader_slots, now)
+            self._limited = frozenset(self._lines.agents)
         return self._lines
 
     def _grant(self, lines: Lines) -> Round:

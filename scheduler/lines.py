@@ -1,4 +1,4 @@
-"""What calls may be placed from, right now: numbers with their trunks, campaigns, nodes.
+"""What calls may be placed from, right now: numbers with their trunks, campaigns, agents, nodes.
 
 A snapshot of the ledger that may be a moment old. That is safe: the claim checks again that the
 campaign runs and the trunk is on, and Asterisk asks for the trunk's rows at the moment of dialling.
@@ -45,6 +45,7 @@ class Gateway:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Campaign:
     id: UUID
+    agent_id: UUID
     from_numbers: tuple[str, ...]
     scope: Scope | None
 
@@ -54,6 +55,7 @@ class Lines:
     by_number: Mapping[str, Line]
     gateways: Mapping[UUID, Sequence[Gateway]]  #: by trunk, in the order they are tried
     campaigns: Sequence[Campaign]
+    agents: Mapping[UUID, Scope]  #: those that have a limit
     nodes: Mapping[str, Scope]
     nodes_on_trial: Collection[str]  #: each gets one call, then this snapshot is over
     hand_overs: bool  #: some slots wait for the next gateway
@@ -63,7 +65,8 @@ class Lines:
     def scopes(self) -> list[Scope]:
         """Every scope that has a limit, each once."""
         trunks = {line.trunk_id: line.trunk for line in self.by_number.values()}
-        return [*trunks.values(), *self.nodes.values(), *(c.scope for c in self.campaigns if c.scope)]
+        campaigns = [campaign.scope for campaign in self.campaigns if campaign.scope]
+        return [*trunks.values(), *self.nodes.values(), *campaigns, *self.agents.values()]
 
 
 def load_lines(connection: Connection) -> Lines:
@@ -93,6 +96,7 @@ def load_lines(connection: Connection) -> Lines:
     campaigns = [
         Campaign(
             id=row.id,
+            agent_id=row.agent_id,
             from_numbers=tuple(row.from_numbers),
             scope=Scope(kind="campaign", id=str(row.id), limit=row.max_concurrent_calls)
             if row.max_concurrent_calls
@@ -100,6 +104,10 @@ def load_lines(connection: Connection) -> Lines:
         )
         for row in connection.exec_driver_sql(statement("running_campaigns"), {"unreached_limit": UNREACHED_LIMIT})
     ]
+    agents = {  # after the campaigns: a campaign that is there has its agent's limit
+        row.id: Scope(kind="agent", id=str(row.id), limit=row.max_concurrent_calls)
+        for row in connection.exec_driver_sql(statement("limited_agents"))
+    }
     nodes = live_nodes(connection)
     hand_overs, quarantine = connection.exec_driver_sql(
         "SELECT EXISTS (SELECT FROM attempts WHERE hands_over),"
@@ -109,6 +117,7 @@ def load_lines(connection: Connection) -> Lines:
         by_number=by_number,
         gateways=gateways,
         campaigns=campaigns,
+        agents=agents,
         nodes={node.name: Scope(kind="node", id=node.name, limit=node.max_calls) for node in nodes},
         nodes_on_trial=frozenset(node.name for node in nodes if node.on_trial),
         hand_overs=hand_overs,

@@ -6,7 +6,7 @@
 --       then two an attempt that holds a slot in the ledger: its id, its slots' keys
 -- Returns {'AUDITED', put back, freed, expired before their end was known, the young without a row...}, or {'FORGOT'}, {'STALE'}
 -- A lease or a lingering slot that lies further ahead than it can was written by a clock that somebody has put back since:
--- it is dated anew.
+-- it is dated anew. A lease that was taken before one of its scopes had a limit gets its slot of that, too.
 local epoch = redis.call('GET', KEYS[1])
 if not epoch or tonumber(epoch) < tonumber(ARGV[1]) then return {'FORGOT'} end
 if tonumber(epoch) > tonumber(ARGV[1]) then return {'STALE'} end
@@ -23,7 +23,14 @@ for at = 4, #ARGV, 2 do
   if held then
     local expires = redis.call('ZSCORE', string.match(held, '%S+'), attempt)
     if expires and tonumber(expires) < now then expired = expired + 1 end
-    if not expires or tonumber(expires) - now < length / 2 or tonumber(expires) - now > length then
+    local lacks = false
+    for key in string.gmatch(keys, '%S+') do
+      if not string.find(' ' .. held .. ' ', ' ' .. key .. ' ', 1, true) then
+        held, lacks = held .. ' ' .. key, true
+      end
+    end
+    if lacks then redis.call('HSET', KEYS[2], attempt, held) end
+    if lacks or not expires or tonumber(expires) - now < length / 2 or tonumber(expires) - now > length then
       for key in string.gmatch(held, '%S+') do redis.call('ZADD', key, now + length, attempt) end
     end
   elseif redis.call('EXISTS', KEYS[(at - 4) / 2 + 5]) == 0 then

@@ -12,9 +12,9 @@ WITH waiting AS MATERIALIZED (
   WHERE id IN (SELECT id FROM waiting) AND hands_over AND (SELECT count(*) FROM running) >= 0  -- those are locked first
   ORDER BY id FOR UPDATE
 ), theirs AS MATERIALIZED (
-  SELECT id, current_attempt_id FROM calls WHERE id IN (SELECT call_id FROM mine) AND status = 'scheduled' ORDER BY id FOR UPDATE
+  SELECT id, agent_id, current_attempt_id FROM calls WHERE id IN (SELECT call_id FROM mine) AND status = 'scheduled' ORDER BY id FOR UPDATE
 )
-SELECT m.id, m.call_id, m.campaign_id, m.trunk_id, m.gateway_id, m.tried_gateways, m.node, m.phone_number, m.dialed_number, m.from_number,
+SELECT m.id, m.call_id, m.campaign_id, c.agent_id, m.trunk_id, m.gateway_id, m.tried_gateways, m.node, m.phone_number, m.dialed_number, m.from_number,
        m.status = 'withdrawn' AS never_left,
        c.id IS NOT NULL AND (m.campaign_id IS NULL OR r.id IS NOT NULL) AS waits
 FROM mine m

@@ -4,11 +4,11 @@
 WITH running AS MATERIALIZED (
   SELECT id FROM campaigns WHERE id = ANY (%(campaigns)s::uuid[]) AND status = 'running' ORDER BY id FOR SHARE
 )
-SELECT due.id, due.campaign_id, due.phone_number
+SELECT due.id, due.campaign_id, due.agent_id, due.phone_number
 FROM unnest(%(campaigns)s::uuid[], %(wanted)s::int[]) AS w (campaign_id, wanted)
 JOIN running ON running.id = w.campaign_id
 CROSS JOIN LATERAL (
-  SELECT id, campaign_id, phone_number
+  SELECT id, campaign_id, agent_id, phone_number
   FROM calls
   WHERE calls.campaign_id = w.campaign_id AND status = 'scheduled' AND due_at <= now() AND rescues < 2
   ORDER BY due_at, id

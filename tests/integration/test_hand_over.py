@@ -57,7 +57,10 @@ class World:
 
     def holders(self) -> list[tuple[UUID, str]]:
         return [
-            (row.id, held_keys(trunk_id=row.trunk_id, node=row.node, campaign_id=row.campaign_id))
+            (
+                row.id,
+                held_keys(trunk_id=row.trunk_id, node=row.node, campaign_id=row.campaign_id, agent_id=row.agent_id),
+            )
             for row in self.rows.all(statement("open_attempts"))
         ]
 

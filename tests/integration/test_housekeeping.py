@@ -251,7 +251,7 @@ def test_what_was_put_right_is_counted(database: Database, rows: Rows, valkey: V
         for id in (over, void):  # nobody has freed them for half a minute
             it.redis.zincrby(trunk, -YOUNGEST_ORPHAN.total_seconds() * 1e6, str(id))
         it.redis.zincrby(trunk, -400e6, str(open_one))  # held for longer than a lease lasts
-        for key in held_keys(trunk_id=rows.trunk, node="n1", campaign_id=campaign).split():
+        for key in held_keys(trunk_id=rows.trunk, node="n1", campaign_id=campaign, agent_id=None).split():
             it.redis.zrem(key, str(lost))
         it.redis.hdel("{trunkline}:leases", str(lost))
         it.audit()

@@ -254,7 +254,7 @@ def test_a_lingering_slot_that_is_freed_for_good_is_free_at_once(world: World) -
 # --- the audit ------------------------------------------------------------------------------------
 
 
-HELD = held_keys(trunk_id=TRUNK, node="n1", campaign_id=CAMPAIGN)
+HELD = held_keys(trunk_id=TRUNK, node="n1", campaign_id=CAMPAIGN, agent_id=None)
 ALL = (trunk(10), node(), campaign(10))
 
 
@@ -482,12 +482,33 @@ def test_a_redis_that_is_not_there_is_away(world: World) -> None:
         LeaderSlots("redis://127.0.0.1:1/0", 1).rebuild([], [])
 
 
+def test_an_audit_counts_a_lease_for_the_limit_that_its_agent_has_got_since(world: World) -> None:
+    agent = uuid4()
+    limited = Scope(kind="agent", id=str(agent), limit=1)
+    [old, over] = [uuid4(), uuid4()]
+    room = trunk(5)
+    world.leader.take([room], [Lease(attempt_id=id, scopes=(room,)) for id in (old, over)])
+    world.slots.free([over])
+    held = held_keys(trunk_id=TRUNK, node="n1", campaign_id=None, agent_id=agent)
+    mended = world.leader.audit([(old, held), (over, held)])
+    assert (mended.put_back, mended.freed) == (0, 0)
+    assert world.slots.in_use("agent", agent) == 1, "the one that is over does not count"
+    assert world.leader.take([room, limited], []).room[limited.slots_key] == 0
+    new = Lease(attempt_id=uuid4(), scopes=(room, limited))
+    assert not world.leader.take([room, limited], [new]).granted
+    world.leader.audit([(old, held)])
+    assert world.slots.in_use("agent", agent) == 1
+    world.slots.free([old])
+    assert world.slots.in_use("agent", agent) == 0
+    assert world.leader.take([room, limited], [new]).granted
+
+
 def test_a_rebuild_restores_exactly_the_holders(world: World) -> None:
     scopes = (trunk(10), node(), campaign(10))
     gone, lingering = take_one(world.leader, *scopes), take_one(world.leader, *scopes)
     world.slots.free([lingering], linger=HOUR)
     kept, forgotten = take_one(world.leader, *scopes), uuid4()
-    holders = [(kept, HELD), (forgotten, held_keys(trunk_id=TRUNK, node="n1", campaign_id=None))]
+    holders = [(kept, HELD), (forgotten, held_keys(trunk_id=TRUNK, node="n1", campaign_id=None, agent_id=None))]
     newer = world.new_leader(2, holders)
     assert world.members(scopes[0]) == world.members(scopes[1]) == {kept, forgotten}
     assert world.members(scopes[2]) == {kept}

@@ -24,6 +24,7 @@ CREATE INDEX idempotency_keys_age ON idempotency_keys (created_at);
 
 ALTER TABLE agents ADD COLUMN webhook_url text;
 ALTER TABLE agents ADD COLUMN max_concurrent_calls integer CHECK (max_concurrent_calls > 0);
+CREATE INDEX agents_limited ON agents (id) WHERE max_concurrent_calls IS NOT NULL;
 ALTER TABLE campaigns ADD COLUMN webhook_url text;  -- instead of its agent's
 ALTER TABLE campaigns ADD COLUMN scheduled_at timestamptz;  -- a ready campaign starts then by itself
 ALTER TABLE campaigns ADD COLUMN file_name text;
