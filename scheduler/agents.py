@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypedDict, Unpack
 from uuid import UUID
 
 import uuid_utils.compat
 from sqlalchemy import Connection, or_, select
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
 
 from models.agents import Kind, check_sound, parse_connect
 from models.errors import Conflict, Invalid, NotFound
 from models.schema import agents, calls, campaigns
 from models.settings import LONGEST_CALL_LIMIT, Settings
+from models.webhooks import check_url
 from scheduler.fields import thing_name
 from scheduler.refs import Ref, is_named
+
+MOST_CALLS = 100_000  #: a limit above this is a slip of the finger, and has to fit an integer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +33,22 @@ class Agent:
     max_call_seconds: int | None  #: None: the longest call of the settings
     webhook_url: str | None
     max_concurrent_calls: int | None  #: None: as many as its trunks carry
+
+
+class Options(TypedDict, total=False):
+    """What an agent may have, or None."""
+
+    fallback: str | None
+    max_call_seconds: int | None
+    webhook_url: str | None
+    max_concurrent_calls: int | None
+
+
+class Change(Options, total=False):
+    """What is to be changed."""
+
+    name: str
+    connect: str
 
 
 def check_connect(text: str, settings: Settings) -> str:
@@ -45,27 +66,12 @@ def check_connect(text: str, settings: Settings) -> str:
     return str(connect)
 
 
-def create(
-    connection: Connection,
-    settings: Settings,
-    name: str,
-    connect: str,
-    *,
-    fallback: str | None = None,
-    max_call_seconds: int | None = None,
-) -> Agent:
+def create(connection: Connection, settings: Settings, name: str, connect: str, **more: Unpack[Options]) -> Agent:
     """Raises `Invalid`, and `Conflict` for a name that is taken."""
-    thing_name(name, field="name")
     row = (
         connection.execute(
             insert(agents)
-            .values(
-                id=uuid_utils.compat.uuid7(),
-                name=name,
-                connect=check_connect(connect, settings),
-                fallback=_fallback(fallback),
-                max_call_seconds=_max_call_seconds(max_call_seconds),
-            )
+            .values(id=uuid_utils.compat.uuid7(), **_checked(settings, {"name": name, "connect": connect, **more}))
             .on_conflict_do_nothing(index_elements=[agents.c.name])
             .returning(agents)
         )
@@ -73,50 +79,49 @@ def create(
         .first()
     )
     if row is None:
-        raise Conflict(f"name: there is already an agent {name!r}: choose another name")
+        raise _taken(name)
     return Agent(**row)
 
 
-def update(
-    connection: Connection,
-    settings: Settings,
-    agent: Ref,
-    *,
-    connect: str | None = None,
-    fallback: str | None = None,
-    max_call_seconds: int | None = None,
-) -> Agent:
-    """Changes what is given, for every call from now on; an empty `fallback` and 0 seconds go back to the default.
+def update(connection: Connection, settings: Settings, agent: Ref, **change: Unpack[Change]) -> Agent:
+    """Changes what is given, for every call from now on; what may be None goes back to its default by it.
 
-    Raises `NotFound` and `Invalid`.
+    Raises `NotFound`, `Invalid`, and `Conflict` for a name that is taken.
     """
-    changes: dict[str, object] = {}
-    if connect is not None:
-        changes["connect"] = check_connect(connect, settings)
-    if fallback is not None:
-        changes["fallback"] = _fallback(fallback)
-    if max_call_seconds is not None:
-        changes["max_call_seconds"] = _max_call_seconds(max_call_seconds)
-    row = (
-        connection.execute(
-            agents.update().where(is_named(agents, agent, kind="agent")).values(changes).returning(agents)
+    chosen = is_named(agents, agent, kind="agent")
+    changes = _checked(settings, change)
+    if not changes:
+        return get(connection, agent)
+    try:
+        row = (
+            connection.execute(agents.update().where(chosen).values(changes).returning(agents)).mappings().one_or_none()
         )
-        .mappings()
-        .first()
-    )
+    except IntegrityError as error:
+        raise _taken(change["name"]) from error
     if row is None:
         raise NotFound("agent", str(agent))
     return Agent(**row)
 
 
-def _fallback(sound: str | None) -> str | None:
-    return check_sound(sound, field="fallback") if sound else None
-
-
-def _max_call_seconds(seconds: int | None) -> int | None:
-    if seconds and not 1 <= seconds <= LONGEST_CALL_LIMIT:
+def _checked(settings: Settings, fields: Change) -> dict[str, object]:
+    checked: dict[str, object] = dict(fields)
+    if "name" in fields:
+        checked["name"] = thing_name(fields["name"], field="name")
+    if "connect" in fields:
+        checked["connect"] = check_connect(fields["connect"], settings)
+    if (sound := fields.get("fallback")) is not None:
+        checked["fallback"] = check_sound(sound, field="fallback")
+    if (seconds := fields.get("max_call_seconds")) is not None and not 1 <= seconds <= LONGEST_CALL_LIMIT:
         raise Invalid("max_call_seconds", f"must be from 1 to {LONGEST_CALL_LIMIT}")
-    return seconds or None
+    if (most := fields.get("max_concurrent_calls")) is not None and not 1 <= most <= MOST_CALLS:
+        raise Invalid("max_concurrent_calls", f"must be from 1 to {MOST_CALLS}")
+    if (url := fields.get("webhook_url")) is not None:
+        checked["webhook_url"] = check_url(url)
+    return checked
+
+
+def _taken(name: str) -> Conflict:
+    return Conflict(f"name: there is already an agent {name!r}: choose another name")
 
 
 def get(connection: Connection, agent: Ref) -> Agent:

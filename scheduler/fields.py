@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
+from pydantic.config import JsonDict
 
 from models.errors import Invalid, problem_of
 from scheduler.csv_rows import RESERVED_HEADERS, VALUE_LIMIT
@@ -70,6 +71,12 @@ def by(rule: Callable[..., str], *, field: str) -> Callable[[str], str]:
             raise ValueError(error.problem) from error
 
     return check
+
+
+def without_defaults(schema: JsonDict) -> None:
+    """For the schema of a change: what is left out stays as it is."""
+    for field in cast("dict[str, JsonDict]", schema["properties"]).values():
+        field.pop("default", None)
 
 
 def validated(model: type[Model], values: Mapping[str, object]) -> Model:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 import uuid_utils.compat
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import ColumnElement, Connection, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from models.errors import Conflict, NotFound
@@ -21,45 +21,64 @@ from scheduler.refs import Ref, is_named
 class RegisteredNumber:
     id: UUID
     phone_number: str
+    trunk_id: UUID
     trunk: str
     created_at: datetime
 
 
-def add(connection: Connection, phone_number: str, trunk: Ref) -> str:
-    """Registers a number on a trunk; returns it as it is kept.
+def add(connection: Connection, phone_number: str, trunk: Ref) -> RegisteredNumber:
+    """Registers a number on a trunk.
 
     Raises `Invalid` for what is no number, `NotFound` for the trunk, and `Conflict`, naming the trunk
     that has the number already.
     """
     number = e164(phone_number)
     # the trunk stays as long as this transaction
-    trunk_id = connection.execute(
-        select(trunks.c.id).where(is_named(trunks, trunk, kind="trunk")).with_for_update(key_share=True, read=True)
-    ).scalar_one_or_none()
-    if trunk_id is None:
+    on = connection.execute(
+        select(trunks.c.id, trunks.c.name)
+        .where(is_named(trunks, trunk, kind="trunk"))
+        .with_for_update(key_share=True, read=True)
+    ).one_or_none()
+    if on is None:
         raise NotFound("trunk", str(trunk))
     added = connection.execute(
         insert(phone_numbers)
-        .values(id=uuid_utils.compat.uuid7(), phone_number=number, trunk_id=trunk_id)
+        .values(id=uuid_utils.compat.uuid7(), phone_number=number, trunk_id=on.id)
         .on_conflict_do_nothing(index_elements=[phone_numbers.c.phone_number])
-        .returning(phone_numbers.c.id)
+        .returning(phone_numbers.c.id, phone_numbers.c.created_at)
     ).first()
     if added is None:
         owner = connection.execute(
             select(trunks.c.name).join(phone_numbers).where(phone_numbers.c.phone_number == number)
         ).scalar_one_or_none()
-        raise Conflict(f"phone_number: it is already registered on trunk {owner!r}: a number belongs to one trunk")
-    return number
-
-
-def list_all(connection: Connection) -> list[RegisteredNumber]:
-    """All registered numbers by trunk."""
-    rows = connection.execute(
-        select(
-            phone_numbers.c.id, phone_numbers.c.phone_number, trunks.c.name.label("trunk"), phone_numbers.c.created_at
+        raise Conflict(
+            f"phone_number: {number} is already registered on trunk {owner!r}: a number belongs to one trunk"
         )
+    return RegisteredNumber(
+        id=added.id, phone_number=number, trunk_id=on.id, trunk=on.name, created_at=added.created_at
+    )
+
+
+def list_all(connection: Connection, trunk_ids: Collection[UUID] | None = None) -> list[RegisteredNumber]:
+    """All registered numbers, or those of some trunks, by trunk."""
+    return _select(connection, *([] if trunk_ids is None else [phone_numbers.c.trunk_id.in_(trunk_ids)]))
+
+
+def get(connection: Connection, trunk_id: UUID, number_id: UUID) -> RegisteredNumber:
+    """A number of a trunk. Raises `NotFound`, for one of another trunk too."""
+    n = phone_numbers.c
+    for number in _select(connection, n.id == number_id, n.trunk_id == trunk_id):
+        return number
+    raise NotFound("phone_number", str(number_id))
+
+
+def _select(connection: Connection, *where: ColumnElement[bool]) -> list[RegisteredNumber]:
+    n = phone_numbers.c
+    rows = connection.execute(
+        select(n.id, n.phone_number, n.trunk_id, trunks.c.name.label("trunk"), n.created_at)
         .join(trunks)
-        .order_by(trunks.c.name, phone_numbers.c.phone_number)
+        .where(*where)
+        .order_by(trunks.c.name, n.phone_number)
     )
     return [RegisteredNumber(**row) for row in rows.mappings()]
 

@@ -10,10 +10,20 @@ import ipaddress
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StrictBool,
+    WithJsonSchema,
+)
+from pydantic.config import JsonDict
 
 from models.agents import check_host, host_and_port
-from scheduler.fields import by, plain_text, thing_name
+from scheduler.fields import by, plain_text, thing_name, without_defaults
 
 _PREFIX = re.compile(r"\+[1-9][0-9]{0,14}")
 _CODECS = re.compile(r"[a-z0-9]+(,[a-z0-9]+)*")
@@ -21,6 +31,16 @@ _SIP_USER = re.compile(r"[A-Za-z0-9._+-]{1,100}")
 _DOMAIN = re.compile(r"[A-Za-z0-9.-]{1,253}")
 _MOST = 100_000  # a limit above this is a slip of the finger, and has to fit an integer
 _SLOWEST = 0.001  # calls a second: one in seventeen minutes; below it is a slip of the finger, too, and a time that Redis cannot hold
+
+_EXAMPLE: JsonDict = {
+    "name": "acme",
+    "provider": "custom",
+    "auth_type": "userpass",
+    "auth_username": "U",
+    "auth_password": "P",
+    "gateways": [{"gateway_address": "sip.example.com", "port": 5060, "priority": 1}],
+    "max_concurrent_calls": 20,
+}
 
 
 def _prefix(text: str) -> str:
@@ -55,6 +75,19 @@ def _network(text: str) -> str:
     return text
 
 
+def _bare(address: object) -> object:
+    """The reference service has each in an object."""
+    if isinstance(address, dict) and address.keys() == {"ip_address"}:
+        return address["ip_address"]
+    return address
+
+
+def _some(given: tuple[object, ...]) -> tuple[object, ...]:
+    if not given:
+        raise ValueError("must be at least 1")
+    return given
+
+
 def _not_yet(wanted: bool) -> bool:
     if wanted:
         raise ValueError("inbound calls are not supported yet: must be false")
@@ -73,6 +106,27 @@ Name = Annotated[str, AfterValidator(by(thing_name, field="name"))]
 SipUser = Annotated[str, AfterValidator(_sip_user)]
 Codecs = Annotated[str, AfterValidator(_codecs)]
 Secret = Annotated[SecretStr, AfterValidator(_credential)]
+Network = Annotated[
+    str,
+    AfterValidator(_network),
+    BeforeValidator(_bare),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {
+                    "type": "object",
+                    "properties": {"ip_address": {"type": "string"}},
+                    "required": ["ip_address"],
+                    "additionalProperties": False,
+                },
+            ],
+            "examples": ["192.0.2.0/24"],
+        }
+    ),
+]
+# not min_length, which says of one that is wrong that there is none as well
+_SOME = (AfterValidator(_some), Field(json_schema_extra={"minItems": 1}))
 AuthType = Literal["userpass", "ip-based"]
 
 
@@ -82,14 +136,17 @@ class Gateway(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     gateway_address: Annotated[str, AfterValidator(by(check_host, field="gateway_address"))]
-    port: Annotated[int, Field(ge=1, le=65535)] | None = 5060
-    priority: Annotated[int, Field(ge=1, le=1000)] = 1  #: lower is tried first
+    port: Annotated[int, Field(strict=True, ge=1, le=65535)] | None = 5060
+    priority: Annotated[int, Field(strict=True, ge=1, le=1000)] = 1  #: lower is tried first
 
     @classmethod
     def parse(cls, text: str, *, priority: int) -> Gateway:
         """From `HOST[:PORT]`. Raises `Invalid`."""
         host, port = host_and_port(text, field="gateway")
         return cls(gateway_address=host, port=port, priority=priority)
+
+    def __str__(self) -> str:
+        return self.gateway_address + (f":{self.port}" if self.port else "")
 
 
 class _TrunkFields(BaseModel):
@@ -98,40 +155,44 @@ class _TrunkFields(BaseModel):
     provider: Name | None = None
     auth_username: Secret | None = None
     auth_password: Secret | None = None
-    ip_identifiers: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
+    ip_identifiers: Annotated[tuple[Network, ...], Field(max_length=1000)] = ()
     allow: Codecs = "ulaw,alaw"
     disallow: Codecs = "all"
     transport: Literal["transport-udp", "transport-tcp", "transport-tls"] = "transport-udp"
-    direct_media: bool = False
-    rtp_symmetric: bool = True
-    force_rport: bool = True
+    direct_media: StrictBool = False
+    rtp_symmetric: StrictBool = True
+    force_rport: StrictBool = True
     media_encryption: Literal["no", "sdes"] = "no"
-    media_encryption_optimistic: bool = False
-    qualify_frequency: Annotated[int, Field(ge=0, le=86_400)] = 60
-    inbound_enabled: Annotated[bool, AfterValidator(_not_yet)] = False
-    outbound_leading_plus_enabled: bool = True
-    is_active: bool = True
-    max_concurrent_calls: Annotated[int, Field(gt=0, le=_MOST)] = 10
-    max_calls_per_second: Annotated[float, Field(ge=_SLOWEST, le=_MOST, allow_inf_nan=False)] = 10.0
+    media_encryption_optimistic: StrictBool = False
+    qualify_frequency: Annotated[int, Field(strict=True, ge=0, le=86_400)] = 60
+    inbound_enabled: Annotated[StrictBool, AfterValidator(_not_yet)] = False
+    outbound_leading_plus_enabled: StrictBool = True
+    is_active: StrictBool = True
+    max_concurrent_calls: Annotated[int, Field(strict=True, gt=0, le=_MOST)] = 10
+    max_calls_per_second: Annotated[float, Field(strict=True, ge=_SLOWEST, le=_MOST, allow_inf_nan=False)] = 10.0
     #: None: the country codes of its own numbers
-    allowed_prefixes: Annotated[tuple[Annotated[str, AfterValidator(_prefix)], ...], Field(min_length=1)] | None = None
+    allowed_prefixes: Annotated[tuple[Annotated[str, AfterValidator(_prefix)], ...], *_SOME] | None = None
     from_user: SipUser | None = None
     from_domain: Annotated[str, AfterValidator(_domain)] | None = None
     contact_user: SipUser | None = None
-    send_pai: bool = False
+    send_pai: StrictBool = False
 
 
 class TrunkCreate(_TrunkFields):
     """A trunk to be made."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
     name: Name
     auth_type: AuthType
-    gateways: Annotated[tuple[Gateway, ...], Field(min_length=1, max_length=20)]
+    gateways: Annotated[tuple[Gateway, ...], Field(max_length=20), *_SOME]
 
 
 class TrunkUpdate(_TrunkFields):
     """What is to be changed. Only fields that were given count; the defaults here are never written."""
 
+    model_config = ConfigDict(json_schema_extra=without_defaults)
+
     name: Name = ""
     auth_type: AuthType = "ip-based"
-    gateways: Annotated[tuple[Gateway, ...], Field(min_length=1, max_length=20)] = ()
+    gateways: Annotated[tuple[Gateway, ...], Field(max_length=20), *_SOME] = ()

@@ -43,6 +43,11 @@ class GatewayHealth:
             return f"rests until {in_utc(self.rests_until)}"
         return "gets one call at a time" if self.rests else ""
 
+    @property
+    def trouble(self) -> str:
+        """The same, with the reason."""
+        return f"{self.now} after {self.why}" if self.rests else ""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pause:

@@ -105,9 +105,9 @@ def get(connection: Connection, trunk: Ref) -> Trunk:
     return found[0]
 
 
-def list_all(connection: Connection) -> list[Trunk]:
-    """All trunks by name."""
-    return _select(connection)
+def list_all(connection: Connection, *, is_active: bool | None = None) -> list[Trunk]:
+    """All trunks by name, or those that are on, or off."""
+    return _select(connection, *([] if is_active is None else [trunks.c.is_active.is_(is_active)]))
 
 
 def update(connection: Connection, trunk: Ref, change: TrunkUpdate) -> Trunk:
@@ -124,9 +124,10 @@ def update(connection: Connection, trunk: Ref, change: TrunkUpdate) -> Trunk:
     old = connection.execute(select(trunks).where(trunks.c.id == trunk_id)).mappings().one()
     after = {**old, **given}
     _check_together(after)
-    if after["auth_type"] == "userpass" and not _has_credentials(connection, trunk_id):
+    if after["auth_type"] == "userpass":
+        there = _has_credentials(connection, trunk_id)
         for field in _CREDENTIALS:
-            if given.get(field) is None:
+            if given.get(field) is None and (field in given or not there):
                 raise Invalid(field, "is missing: auth_type userpass needs both auth_username and auth_password")
     try:
         connection.execute(

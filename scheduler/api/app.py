@@ -11,9 +11,9 @@ from fastapi.security import HTTPBearer
 
 from models.database import NEVER_IDLE, open_engine
 from models.settings import Settings
-from scheduler.api import agents, calls, health
+from scheduler.api import agents, calls, health, trunks
 from scheduler.api.gate import Gate
-from scheduler.api.parts import Parts
+from scheduler.api.parts import Parts, known_query
 from scheduler.api.problems import MEDIA_TYPE, Problem, answers, handle_problems
 
 THREADS = 40  # anyio's: so many routes run at once, and each holds one connection at most
@@ -43,8 +43,8 @@ def make_app(settings: Settings) -> FastAPI:
     handle_problems(app)
     app.include_router(health.router)
     bearer = [Depends(HTTPBearer(auto_error=False, description="A key, as `trunkline key create` shows it."))]
-    for part in (agents, calls):
-        app.include_router(part.router, dependencies=bearer)
+    for part in (agents, calls, trunks):
+        app.include_router(part.router, dependencies=[*bearer, Depends(known_query)])
     _describe_problems(app)
     return app
 

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import redis
 from fastapi import Depends, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from sqlalchemy import Connection, Engine
 
 from models.errors import TrunklineError
@@ -51,6 +53,21 @@ def _parts(request: Request) -> Parts:
 def _key(request: Request) -> Key:
     key: Key = request.state.key
     return key
+
+
+def known_query(request: Request) -> None:
+    """Refuses a query parameter that the route does not take. A model of parameters forbids others by itself."""
+    taken = request.scope["route"].dependant.query_params
+    if any(isinstance(kind := field.field_info.annotation, type) and issubclass(kind, BaseModel) for field in taken):
+        return
+    unknown = request.query_params.keys() - {field.alias for field in taken}
+    if unknown:
+        raise RequestValidationError(
+            [
+                {"type": "extra_forbidden", "loc": ("query", name), "msg": "is not taken here"}
+                for name in sorted(unknown)
+            ]
+        )
 
 
 Using = Annotated[Parts, Depends(_parts)]

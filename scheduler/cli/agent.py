@@ -11,7 +11,7 @@ from models.settings import read_settings
 from scheduler import agents
 from scheduler.cli import terminal
 from scheduler.cli.group import new_group
-from scheduler.cli.session import transaction
+from scheduler.cli.session import transaction, wake
 
 group = new_group("What talks to the people who answer.")
 
@@ -24,6 +24,15 @@ MaxCall = Annotated[
     int | None,
     typer.Option("--max-call-seconds", metavar="N", help="From the answer on. New: TRUNKLINE_LONGEST_CALL_SECONDS."),
 ]
+MaxCalls = Annotated[
+    int | None,
+    typer.Option(
+        "--max-concurrent-calls", metavar="N", help="Of all its campaigns and calls together. New: no limit of its own."
+    ),
+]
+Webhook = Annotated[
+    str | None, typer.Option("--webhook-url", metavar="URL", help="Gets each change of its calls, signed.")
+]
 
 
 @group.command()
@@ -32,11 +41,22 @@ def create(
     connect: Annotated[str, Connect],
     fallback: Fallback = None,
     max_call_seconds: MaxCall = None,
+    max_concurrent_calls: MaxCalls = None,
+    webhook_url: Webhook = None,
 ) -> None:
     """Make an agent."""
     settings = read_settings()
     with transaction(settings) as connection:
-        agents.create(connection, settings, name, connect, fallback=fallback, max_call_seconds=max_call_seconds)
+        agents.create(
+            connection,
+            settings,
+            name,
+            connect,
+            fallback=fallback or None,
+            max_call_seconds=max_call_seconds or None,
+            max_concurrent_calls=max_concurrent_calls or None,
+            webhook_url=webhook_url or None,
+        )
     terminal.say(f"agent {name} is at {connect}")
 
 
@@ -46,13 +66,30 @@ def update(
     connect: Annotated[str | None, Connect] = None,
     fallback: Fallback = None,
     max_call_seconds: MaxCall = None,
+    max_concurrent_calls: MaxCalls = None,
+    webhook_url: Webhook = None,
+    rename: Annotated[str | None, typer.Option("--rename", metavar="NEW", help="Its new name.")] = None,
 ) -> None:
-    """Change what is given, for calls from now on; an empty text ("") and 0 seconds go back to the default."""
-    if connect is None and fallback is None and max_call_seconds is None:
+    """Change what is given, for calls from now on; an empty text ("") and 0 go back to the default."""
+    change: agents.Change = {}
+    if rename is not None:
+        change["name"] = rename
+    if connect is not None:
+        change["connect"] = connect
+    if fallback is not None:
+        change["fallback"] = fallback or None
+    if max_call_seconds is not None:
+        change["max_call_seconds"] = max_call_seconds or None
+    if max_concurrent_calls is not None:
+        change["max_concurrent_calls"] = max_concurrent_calls or None
+    if webhook_url is not None:
+        change["webhook_url"] = webhook_url or None
+    if not change:
         raise typer.BadParameter("nothing to change: give at least one option")
     settings = read_settings()
     with transaction(settings) as connection:
-        agents.update(connection, settings, name, connect=connect, fallback=fallback, max_call_seconds=max_call_seconds)
+        agents.update(connection, settings, name, **change)
+    wake(settings)
     terminal.say(f"agent {name} is changed")
 
 
@@ -79,6 +116,8 @@ def show(name: Name) -> None:
             "connect": agent.connect,
             "fallback": agent.fallback or f"{DEFAULT_FALLBACK} (the default)",
             "max_call_seconds": agent.max_call_seconds or f"{settings.longest_call_seconds} (of the settings)",
+            "max_concurrent_calls": agent.max_concurrent_calls or "as many as its trunks carry",
+            "webhook_url": agent.webhook_url or "none",
             "created_at": agent.created_at,
         }
     )

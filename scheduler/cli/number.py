@@ -24,7 +24,7 @@ def add(
     """Register a number on a trunk."""
     settings = read_settings()
     with transaction(settings) as connection:
-        number = numbers.add(connection, phone_number, trunk)
+        number = numbers.add(connection, phone_number, trunk).phone_number
     wake(settings)
     terminal.say(f"{number} is registered on trunk {trunk}")
 

@@ -105,7 +105,7 @@ def list_all() -> None:
             (
                 row.name,
                 "paused" if row.id in pauses else row.is_active,
-                [_address(gateway) for gateway in row.gateways],
+                list(map(str, row.gateways)),
                 len(row.phone_numbers),
                 row.max_concurrent_calls,
                 row.max_calls_per_second,
@@ -263,8 +263,8 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 
 def _lines(trunk: Trunk, health: Sequence[GatewayHealth]) -> dict[str, object]:
     lines = asdict(trunk)
-    failing = {gateway.address: f" ({gateway.now} after {gateway.why})" for gateway in health if gateway.rests}
-    lines["gateways"] = [address + failing.get(address, "") for address in map(_address, trunk.gateways)]
+    failing = {gateway.address: f" ({gateway.trouble})" for gateway in health if gateway.rests}
+    lines["gateways"] = [address + failing.get(address, "") for address in map(str, trunk.gateways)]
     for pause in trunk_health.pauses(health):
         lines["paused"] = f"{pause.sentence} {pause.advice}."
     lines["phone_numbers"] = list(trunk.phone_numbers) or (
@@ -273,7 +273,3 @@ def _lines(trunk: Trunk, health: Sequence[GatewayHealth]) -> dict[str, object]:
     if trunk.allowed_prefixes is None:
         lines["allowed_prefixes"] = "the country codes of its numbers"
     return lines
-
-
-def _address(gateway: Gateway) -> str:
-    return gateway.gateway_address + (f":{gateway.port}" if gateway.port else "")

@@ -241,7 +241,7 @@ def test_a_trunk_with_open_attempts_stays(ready: Operator) -> None:
 
 def test_numbers_and_agents_are_listed_and_removed(ready: Operator) -> None:
     ready.does("trunk", "create", "other", "--gateway", "b.de", "--auth-type", "ip-based")
-    assert "phone_number: it is already registered on trunk 'acme'" in ready.is_refused(
+    assert f"phone_number: {OURS} is already registered on trunk 'acme'" in ready.is_refused(
         "number", "add", OURS, "--trunk", "other"
     )
     assert ready.does("number", "list").splitlines()[1].split() == [OURS, "acme"]
@@ -282,6 +282,28 @@ def test_an_agent_changes_in_what_is_given_and_goes_back_to_its_defaults(ready: 
     for wrong in ("-1", "86401"):
         assert ready.is_refused("agent", "update", "x", "--max-call-seconds", wrong).startswith("max_call_seconds: ")
     assert ready.is_refused("agent", "update", "x", "--connect", "dialplan://private/s").startswith("connect: ")
+
+
+def test_an_agents_limit_webhook_and_name_are_given_shown_and_unset(ready: Operator) -> None:
+    url = "https://example.com/calls"
+    ready.does("agent", "create", "x", "--connect", "playback://a", "--max-concurrent-calls", "3", "--webhook-url", url)
+    shown = ready.does("agent", "show", "x")
+    assert re.search(r"^max_concurrent_calls +3$", shown, re.MULTILINE)
+    assert re.search(rf"^webhook_url +{re.escape(url)}$", shown, re.MULTILINE)
+    ready.does("agent", "update", "x", "--max-concurrent-calls", "4", "--rename", "y")
+    shown = ready.does("agent", "show", "y")
+    assert re.search(r"^max_concurrent_calls +4$", shown, re.MULTILINE)
+    assert url in shown
+    ready.does("agent", "update", "y", "--max-concurrent-calls", "0", "--webhook-url", "")
+    shown = ready.does("agent", "show", "y")
+    assert "as many as its trunks carry" in shown
+    assert re.search(r"^webhook_url +none$", shown, re.MULTILINE)
+    for wrong in ("-1", "100001"):
+        assert ready.is_refused("agent", "update", "y", "--max-concurrent-calls", wrong).startswith(
+            "max_concurrent_calls: "
+        )
+    assert ready.is_refused("agent", "update", "y", "--webhook-url", "ftp://a").startswith("webhook_url: ")
+    assert "already an agent 'bot'" in ready.is_refused("agent", "update", "y", "--rename", "bot")
 
 
 def test_an_agent_with_calls_or_campaigns_stays(ready: Operator, tmp_path: Path) -> None:
