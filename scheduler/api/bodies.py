@@ -115,9 +115,11 @@ def check_json(body: bytes) -> None:
         if len(path) > DEEPEST:
             raise HTTPException(400, f"the body is nested deeper than {DEEPEST}")
         if isinstance(value, str) and not _can_be_kept(value):
-            raise Invalid(".".join(path) or "body", "must not hold U+0000 or half a surrogate pair")
+            raise Invalid(".".join(path) or "body", "must have no NUL (U+0000) and no half of a surrogate pair in it")
         if path and not _can_be_kept(path[-1]):
-            raise Invalid(".".join(path[:-1]) or "body", "must have no name with U+0000 or half a surrogate pair")
+            raise Invalid(
+                ".".join(path[:-1]) or "body", "must have no name with NUL (U+0000) or half of a surrogate pair in it"
+            )
 
 
 def _all_of(found: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
