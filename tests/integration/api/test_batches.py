@@ -172,7 +172,7 @@ def test_a_field_that_is_wrong_is_named_as_the_form_names_it(
 
 def test_forms_that_are_none_are_refused(asks: httpx.Client, rows: Rows) -> None:
     fields = {"agent_id": str(rows.agent), "from_phone_numbers": FROM}
-    no_file = asks.post("/batches", data={**fields, "file": listed(1)})
+    no_file = asks.post("/batches", files={name: (None, text) for name, text in {**fields, "file": listed(1)}.items()})
     assert (no_file.status_code, no_file.json()["errors"][0]["field"]) == (422, "file")
     multipart = {"Content-Type": "multipart/form-data; boundary=x"}
     head = b'--x\r\nContent-Disposition: form-data; name="name"\r\n\r\n'
