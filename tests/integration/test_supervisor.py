@@ -27,7 +27,9 @@ class Straw:
 
     home: Path
     names: tuple[str, ...] = ("scheduler", "listener-n1")
-    runtime: dict[str, Any] = field(default_factory=lambda: {"flower_url": "http://127.0.0.1/"})
+    runtime: dict[str, Any] = field(
+        default_factory=lambda: {"flower_url": "http://127.0.0.1/", "api_url": "http://127.0.0.1"}
+    )
 
     def parts(self) -> Iterator[Part]:
         for name in self.names:
