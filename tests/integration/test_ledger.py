@@ -467,7 +467,10 @@ def test_grants_claims_events_sweeps_and_withdrawals_at_once_neither_deadlock_no
         return seed.sample(found, min(len(found), 16))
 
     def granting(seed: random.Random) -> None:
-        rows.run("UPDATE calls SET due_at = now() WHERE status = 'scheduled' AND due_at > now()")
+        rows.run(
+            "UPDATE calls SET due_at = now() WHERE id IN"
+            " (SELECT id FROM calls WHERE status = 'scheduled' AND due_at > now() ORDER BY id FOR UPDATE)"
+        )
         rows.grant(seed.choice(campaigns), 8)
 
     def claiming(seed: random.Random) -> None:
