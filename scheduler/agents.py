@@ -18,7 +18,7 @@ from models.schema import agents, calls, campaigns
 from models.settings import LONGEST_CALL_LIMIT, Settings
 from models.webhooks import check_url
 from scheduler.fields import thing_name
-from scheduler.refs import Ref, is_named
+from scheduler.refs import Ref, find, is_named
 
 MOST_CALLS = 100_000  #: a limit above this is a slip of the finger, and has to fit an integer
 
@@ -88,7 +88,7 @@ def update(connection: Connection, settings: Settings, agent: Ref, **change: Unp
 
     Raises `NotFound`, `Invalid`, and `Conflict` for a name that is taken.
     """
-    chosen = is_named(agents, agent, kind="agent")
+    chosen = is_named(agents, agent)
     changes = _checked(settings, change)
     if not changes:
         return get(connection, agent)
@@ -126,10 +126,7 @@ def _taken(name: str) -> Conflict:
 
 def get(connection: Connection, agent: Ref) -> Agent:
     """Raises `NotFound`."""
-    row = connection.execute(select(agents).where(is_named(agents, agent, kind="agent"))).mappings().first()
-    if row is None:
-        raise NotFound("agent", str(agent))
-    return Agent(**row)
+    return Agent(**find(connection, select(agents), agents, agent)._mapping)
 
 
 def list_all(connection: Connection) -> list[Agent]:
@@ -139,12 +136,8 @@ def list_all(connection: Connection) -> list[Agent]:
 
 def delete(connection: Connection, agent: Ref) -> None:
     """Raises `NotFound`, and `Conflict` for an agent that has campaigns or calls: their history names it."""
-    found = connection.execute(
-        select(agents.c.id, agents.c.name).where(is_named(agents, agent, kind="agent")).with_for_update()
-    ).one_or_none()
-    if found is None:
-        raise NotFound("agent", str(agent))
-    agent_id, name = found
+    found = find(connection, select(agents.c.id, agents.c.name).with_for_update(), agents, agent)
+    agent_id, name = found.id, found.name
     # a campaign's calls have its agent, so only single calls are looked at one by one
     used = connection.execute(
         select(

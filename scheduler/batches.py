@@ -18,8 +18,13 @@ from models.schema import agents, calls, campaign_status, campaigns
 from models.statements import statement
 from models.statuses import CampaignStatus, Status
 from scheduler.campaigns import campaign_id
+from scheduler.refs import find
 
 _MOST_LOOKED_AT = 20_000
+_AS_IN_THE_LEDGER = (
+    "name", "agent_id", "pause_reason", "created_at", "updated_at", "scheduled_at", "started_at", "ended_at",
+    "max_concurrent_calls", "file_name", "rejected", "duplicate", "suppressed", "webhook_url", "retry_config",
+)  # fmt: skip
 _COUNTED = [status for status in Status if status is not Status.WITHDRAWN]
 
 
@@ -45,8 +50,7 @@ def page(
     """Batches, the newest first: their ids are in the order of time. Raises `NotFound` where there is no such agent."""
     query = select(campaigns.c.id).order_by(campaigns.c.id.desc()).limit(limit)
     if agent_id is not None:
-        if connection.scalar(select(agents.c.id).where(agents.c.id == agent_id)) is None:
-            raise NotFound("agent", str(agent_id))
+        find(connection, select(agents.c.id), agents, agent_id)
         query = query.where(campaigns.c.agent_id == agent_id)
     if before is not None:
         query = query.where(campaigns.c.id < before)
@@ -95,30 +99,6 @@ def _batch(row: RowMapping) -> dict[str, Any]:
         "total_contacts": row["rows"],
         "valid_contacts": row["accepted"],
         "execution_status": {status.value: row[status.value.replace("-", "_")] for status in _COUNTED},
-        **{
-            name: row[name]
-            for name in (
-                *(
-                    "name",
-                    "agent_id",
-                    "status",
-                    "pause_reason",
-                    "created_at",
-                    "updated_at",
-                    "scheduled_at",
-                    "started_at",
-                ),
-                *(
-                    "ended_at",
-                    "max_concurrent_calls",
-                    "file_name",
-                    "rejected",
-                    "duplicate",
-                    "suppressed",
-                    "webhook_url",
-                ),
-                "retry_config",
-            )
-        },
-        **({"status": "scheduled"} if waits else {}),
+        **{name: row[name] for name in _AS_IN_THE_LEDGER},
+        "status": "scheduled" if waits else row["status"],
     }

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, any_, case, func, select, update
@@ -16,7 +17,7 @@ from sqlalchemy import Connection, Row, any_, case, func, select, update
 from models.errors import Invalid, NotFound, WrongState
 from models.schema import agent_health, attempts, calls, campaign_status, campaigns, phone_numbers, trunks
 from models.statuses import CALL_TRANSITIONS, CAMPAIGN_ENDS, CAMPAIGN_TRANSITIONS, CampaignStatus, Status
-from scheduler.refs import Ref, is_named
+from scheduler.refs import Ref, find
 
 S = CampaignStatus
 
@@ -103,12 +104,14 @@ class TrunkInUse:
 
 def campaign_id(connection: Connection, campaign: Ref) -> UUID:
     """Raises `NotFound`."""
-    found: UUID | None = connection.execute(
-        select(campaigns.c.id).where(is_named(campaigns, campaign, kind="campaign"))
-    ).scalar_one_or_none()
-    if found is None:
-        raise NotFound("campaign", str(campaign))
+    found: UUID = find(connection, select(campaigns.c.id), campaigns, campaign).id
     return found
+
+
+def lock(connection: Connection, campaign: Ref) -> Row[Any]:
+    """The campaign's row, locked: id, name, status. Nobody moves it until the transaction ends. Raises `NotFound`."""
+    query = select(campaigns.c.id, campaigns.c.name, campaigns.c.status).with_for_update()
+    return find(connection, query, campaigns, campaign)
 
 
 def schedule(connection: Connection, campaign: Ref, at: datetime) -> None:

@@ -14,12 +14,13 @@ from uuid import UUID
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
-from models.errors import Conflict, NotFound, WrongState
+from models.errors import Conflict, WrongState
 from models.schema import campaigns, deleted_campaigns
 from models.statements import statement
 from models.statuses import CampaignStatus
+from scheduler.campaigns import lock
 from scheduler.loads import remove_piece
-from scheduler.refs import Ref, is_named
+from scheduler.refs import Ref
 
 _DELETABLE = (CampaignStatus.READY, CampaignStatus.COMPLETED, CampaignStatus.STOPPED)
 _A_TURN = 0.1  # seconds of the leader's, which has calls to grant
@@ -31,13 +32,7 @@ def delete_campaign(connection: Connection, campaign: Ref) -> None:
 
     Raises `NotFound`; `Conflict` for one that is loading, running or paused, or of which an attempt is not over for certain.
     """
-    row = connection.execute(
-        select(campaigns.c.id, campaigns.c.name, campaigns.c.status)
-        .where(is_named(campaigns, campaign, kind="campaign"))
-        .with_for_update()
-    ).one_or_none()
-    if row is None:
-        raise NotFound("campaign", str(campaign))
+    row = lock(connection, campaign)
     if row.status not in _DELETABLE:
         raise WrongState(
             f"campaign: {row.name!r} is {row.status} and cannot be deleted: stop it first",

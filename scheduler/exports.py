@@ -12,9 +12,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Select, select
 
-from models.errors import NotFound
 from models.schema import campaigns, rejected_rows
 from scheduler.csv_rows import IGNORED_HEADERS, csv_text, delimiter_of
+from scheduler.refs import find
 
 _AT_ONCE = 1000
 
@@ -27,9 +27,7 @@ def write_rejected(connection: Connection, campaign_id: UUID, file: TextIO) -> N
 
 def header_of(connection: Connection, campaign_id: UUID) -> str:
     """The header row of a campaign's upload. Raises `NotFound`."""
-    header: str | None = connection.scalar(select(campaigns.c.header).where(campaigns.c.id == campaign_id))
-    if header is None:
-        raise NotFound("campaign", str(campaign_id))
+    header: str = find(connection, select(campaigns.c.header), campaigns, campaign_id).header
     return header
 
 

@@ -21,14 +21,14 @@ import uuid_utils.compat
 from sqlalchemy import Connection, Engine, select
 
 from models.database import readable_errors
-from models.errors import Invalid, NotFound, Unavailable
+from models.errors import Invalid, Unavailable
 from models.schema import agents, phone_numbers, trunks
 from models.webhooks import check_url
 from scheduler.csv_rows import Columns, CsvFile, Recipient, Row, open_csv
 from scheduler.fields import shown_file_name, thing_name
 from scheduler.loads import Counts, Load, NewCampaign, Rejection, loading
 from scheduler.phone_numbers import allowed, country_code, e164
-from scheduler.refs import Ref, is_named
+from scheduler.refs import Ref, find
 
 MOST_CALLS = 1_000_000
 CHUNK_ROWS = 10_000
@@ -213,10 +213,7 @@ class _Chunks:
 
 
 def _agent_id(connection: Connection, agent: Ref) -> UUID:
-    found = connection.execute(select(agents.c.id).where(is_named(agents, agent, kind="agent"))).first()
-    if not found:
-        raise NotFound("agent", str(agent))
-    agent_id: UUID = found.id
+    agent_id: UUID = find(connection, select(agents.c.id), agents, agent).id
     return agent_id
 
 

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 from models.errors import Conflict, NotFound
 from models.schema import calls, campaigns, phone_numbers, trunks
 from scheduler.phone_numbers import e164
-from scheduler.refs import Ref, is_named
+from scheduler.refs import Ref, find
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +34,8 @@ def add(connection: Connection, phone_number: str, trunk: Ref) -> RegisteredNumb
     """
     number = e164(phone_number)
     # the trunk stays as long as this transaction
-    on = connection.execute(
-        select(trunks.c.id, trunks.c.name)
-        .where(is_named(trunks, trunk, kind="trunk"))
-        .with_for_update(key_share=True, read=True)
-    ).one_or_none()
-    if on is None:
-        raise NotFound("trunk", str(trunk))
+    stays = select(trunks.c.id, trunks.c.name).with_for_update(key_share=True, read=True)
+    on = find(connection, stays, trunks, trunk)
     added = connection.execute(
         insert(phone_numbers)
         .values(id=uuid_utils.compat.uuid7(), phone_number=number, trunk_id=on.id)

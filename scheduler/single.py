@@ -20,7 +20,7 @@ from scheduler import trunks as trunk_rows
 from scheduler.fields import value
 from scheduler.fields import variables as check_variables
 from scheduler.phone_numbers import allowed, e164
-from scheduler.refs import Ref, is_named
+from scheduler.refs import Ref, find
 
 FARTHEST = timedelta(days=366)
 """A call is scheduled for so long ahead at most: a later one is a slip of the pen."""
@@ -63,11 +63,8 @@ def place(
     person = value(name, field="name") if name else None
     values = check_variables(variables or {})
     # the agent stays as long as this transaction
-    agent_id = connection.execute(
-        select(agents.c.id).where(is_named(agents, agent, kind="agent")).with_for_update(key_share=True, read=True)
-    ).scalar_one_or_none()
-    if agent_id is None:
-        raise NotFound("agent", str(agent))
+    stays = select(agents.c.id).with_for_update(key_share=True, read=True)
+    agent_id = find(connection, stays, agents, agent).id
     line = connection.execute(
         select(trunks.c.id, trunks.c.name, trunks.c.is_active)
         .join(phone_numbers, phone_numbers.c.trunk_id == trunks.c.id)

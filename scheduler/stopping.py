@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, Row, select
+from sqlalchemy import Connection, Engine, Row
 
 from asterisk.pool import AmiError, AmiPool
 from asterisk.reconcile import SECOND_LOOK_AFTER
@@ -28,14 +28,14 @@ from models.database import NEVER_IDLE, open_engine, readable_errors
 from models.errors import Conflict, NotFound, Unavailable, WrongState
 from models.explanations import Ending, Verdict, explain
 from models.outcome import Disposition
-from models.schema import campaigns
 from models.settings import Settings
 from models.slots import Away, Slots
 from models.statements import statement
 from models.statuses import CAMPAIGN_TRANSITIONS, DIALABLE, FINAL, CampaignStatus, Status
+from scheduler.campaigns import lock
 from scheduler.housekeeping import STOPPED, cancel_scheduled
 from scheduler.presence import open_redis
-from scheduler.refs import Ref, is_named
+from scheduler.refs import Ref
 
 IN_HAND = 5.0  # seconds that claims get to show a channel
 _ASK_EVERY = 0.05
@@ -162,13 +162,7 @@ class _Operator:
 
     def _set_status(self, connection: Connection, campaign: Ref, to: CampaignStatus) -> UUID:
         """Locks the campaign's row: from here on no claim of it goes through."""
-        row = connection.execute(
-            select(campaigns.c.id, campaigns.c.name, campaigns.c.status)
-            .where(is_named(campaigns, campaign, kind="campaign"))
-            .with_for_update()
-        ).one_or_none()
-        if row is None:
-            raise NotFound("campaign", str(campaign))
+        row = lock(connection, campaign)
         if row.status != to:
             if to not in CAMPAIGN_TRANSITIONS[CampaignStatus(row.status)]:
                 needed = [state.value for state, follow in CAMPAIGN_TRANSITIONS.items() if to in follow]

@@ -23,7 +23,7 @@ from models.schema import attempts, phone_numbers, trunk_credentials, trunk_gate
 from models.statuses import OPEN, Status
 from scheduler.numbers import refuse_if_awaited
 from scheduler.phone_numbers import country_code
-from scheduler.refs import Ref, is_named
+from scheduler.refs import Ref, find, is_named
 from scheduler.trunk_fields import Gateway, TrunkCreate, TrunkUpdate
 
 __all__ = [
@@ -99,7 +99,7 @@ def create(connection: Connection, new: TrunkCreate) -> Trunk:
 
 def get(connection: Connection, trunk: Ref) -> Trunk:
     """Raises `NotFound`."""
-    found = _select(connection, is_named(trunks, trunk, kind="trunk"))
+    found = _select(connection, is_named(trunks, trunk))
     if not found:
         raise NotFound("trunk", str(trunk))
     return found[0]
@@ -214,11 +214,7 @@ def _select(connection: Connection, *where: ColumnElement[bool]) -> list[Trunk]:
 
 def _lock(connection: Connection, trunk: Ref) -> tuple[UUID, str]:
     """Its id and its name."""
-    found = connection.execute(
-        select(trunks.c.id, trunks.c.name).where(is_named(trunks, trunk, kind="trunk")).with_for_update()
-    ).one_or_none()
-    if found is None:
-        raise NotFound("trunk", str(trunk))
+    found = find(connection, select(trunks.c.id, trunks.c.name).with_for_update(), trunks, trunk)
     return found.id, found.name
 
 
