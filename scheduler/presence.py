@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
 import redis
 from sqlalchemy import Connection
 
-from models.errors import Unavailable
+from models.errors import Invalid, Unavailable
 from models.nodes import BreakerState, breakers
 from models.settings import Settings
-from models.slots import connect
+from models.slots import Slots, connect
 
 
 def require_asterisk(connection: Connection) -> None:
@@ -39,3 +42,27 @@ def redis_client(settings: Settings) -> redis.Redis:
     except redis.RedisError as error:
         raise Unavailable(f"Redis does not answer: {error}; nothing was written; is trunkline up?") from error
     return client
+
+
+@contextmanager
+def bell(settings: Settings) -> Iterator[Slots]:
+    """The slots, from a Redis that has just answered. Raises `Unavailable` before anything is written."""
+    with redis_client(settings) as client:
+        yield Slots(client)
+
+
+@contextmanager
+def glance(settings: Settings) -> Iterator[Slots | None]:
+    """The slots to be looked at, whether or not Redis answers; None where there is none."""
+    if settings.redis_url is None:
+        yield None
+        return
+    with open_redis(settings) as client:
+        yield Slots(client)
+
+
+def wake(settings: Settings) -> None:
+    """Tells the leader that something has changed; if nobody hears, it looks by itself within a second."""
+    with suppress(redis.RedisError, Invalid), glance(settings) as slots:
+        if slots is not None:
+            slots.wake()

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Annotated
 
-import redis
 from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from sqlalchemy import Connection, Engine
 
-from models.errors import TrunklineError
 from models.settings import Settings
 from models.slots import Slots
 from scheduler.keys import Key
-from scheduler.presence import open_redis, redis_client
+from scheduler.presence import bell, glance, wake
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,31 +24,21 @@ class Parts:
     settings: Settings
     engine: Engine
 
-    @contextmanager
-    def transaction(self) -> Iterator[Connection]:
+    def transaction(self) -> AbstractContextManager[Connection]:
         """Committed when the block ends well."""
-        with self.engine.begin() as connection:
-            yield connection
+        return self.engine.begin()
 
-    @contextmanager
-    def bell(self) -> Iterator[Slots]:
-        """The slots, from a Redis that has just answered. Raises `Unavailable` before anything is written."""
-        with redis_client(self.settings) as client:
-            yield Slots(client)
+    def bell(self) -> AbstractContextManager[Slots]:
+        """As `presence.bell`."""
+        return bell(self.settings)
 
-    @contextmanager
-    def glance(self) -> Iterator[Slots | None]:
-        """The slots to be looked at, whether or not Redis answers; None where there is none."""
-        if self.settings.redis_url is None:
-            yield None
-            return
-        with open_redis(self.settings) as client:
-            yield Slots(client)
+    def glance(self) -> AbstractContextManager[Slots | None]:
+        """As `presence.glance`."""
+        return glance(self.settings)
 
     def wake(self) -> None:
-        """Tells the leader that something changed; if nobody hears, it looks by itself within a second."""
-        with suppress(TrunklineError, redis.RedisError), self.bell() as slots:
-            slots.wake()
+        """As `presence.wake`."""
+        wake(self.settings)
 
 
 def _parts(request: Request) -> Parts:

@@ -11,7 +11,8 @@ from models.settings import read_settings
 from scheduler import agents
 from scheduler.cli import terminal
 from scheduler.cli.group import new_group
-from scheduler.cli.session import transaction, wake
+from scheduler.cli.session import transaction
+from scheduler.presence import wake
 
 group = new_group("What talks to the people who answer.")
 

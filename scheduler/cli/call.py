@@ -12,8 +12,8 @@ from models.settings import read_settings
 from models.statuses import Status
 from scheduler import single
 from scheduler.cli import terminal
-from scheduler.cli.session import bell, ledger
-from scheduler.presence import require_asterisk
+from scheduler.cli.session import ledger
+from scheduler.presence import bell, require_asterisk
 
 
 def call(

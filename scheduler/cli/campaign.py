@@ -21,11 +21,11 @@ from scheduler.campaigns import CALL_COLUMNS, Counts
 from scheduler.cli import terminal
 from scheduler.cli.group import new_group
 from scheduler.cli.resolve import CallAgain, Leave, carry_out
-from scheduler.cli.session import bell, ledger, transaction
+from scheduler.cli.session import ledger, transaction
 from scheduler.cli.watch import watch as watch_campaign
 from scheduler.fields import moment, thing_name
 from scheduler.intake import Upload
-from scheduler.presence import require_asterisk
+from scheduler.presence import bell, require_asterisk
 from scheduler.single import later
 
 group = new_group("Lists of people to call.")

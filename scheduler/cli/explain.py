@@ -18,8 +18,9 @@ from models.sip_codes import in_words
 from scheduler import call_story, campaigns, holdups
 from scheduler.call_story import AttemptStory, CallStory
 from scheduler.cli import terminal
-from scheduler.cli.session import glance, transaction
+from scheduler.cli.session import transaction
 from scheduler.cli.watch import summary
+from scheduler.presence import glance
 
 _HUNG_UP = {
     "callee": "the person called",

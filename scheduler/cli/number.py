@@ -10,7 +10,8 @@ from models.settings import read_settings
 from scheduler import numbers
 from scheduler.cli import terminal
 from scheduler.cli.group import new_group
-from scheduler.cli.session import transaction, wake
+from scheduler.cli.session import transaction
+from scheduler.presence import wake
 
 group = new_group("The phone numbers that you may call from, each on one trunk.")
 

@@ -15,8 +15,9 @@ from models.settings import read_settings
 from scheduler import trunk_health, trunks
 from scheduler.cli import terminal
 from scheduler.cli.group import new_group
-from scheduler.cli.session import bell, ledger, transaction, wake
+from scheduler.cli.session import ledger, transaction
 from scheduler.fields import validated
+from scheduler.presence import bell, wake
 from scheduler.trunk_health import GatewayHealth
 from scheduler.trunks import Gateway, Trunk, TrunkCreate, TrunkUpdate
 
