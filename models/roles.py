@@ -20,15 +20,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import structlog
 from sqlalchemy import Connection, NullPool
+from sqlalchemy.exc import DBAPIError
 
-from models.database import database_url, make_engine
+from models.database import database_url, make_engine, reason
 from models.settings import Settings
+
+logger = structlog.get_logger(__name__)
 
 SCHEDULER, PROBER, WEBHOOKS = "trunkline-scheduler", "trunkline-prober", "trunkline-webhook-sweep"
 LOST_AFTER_MS = 6000
 BEAT_SECONDS = 2.0
 _TRY_EVERY_SECONDS = 1.0
+_AGAIN_AFTER_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +86,25 @@ def hold(
             yield Role(name=name, epoch=epoch, connection=connection)
     finally:
         engine.dispose()
+
+
+def serve(settings: Settings, name: str, stop: threading.Event, term: Callable[[Role], None]) -> None:
+    """Holds the role again and again until `stop` is set, and does `term` with it each time.
+
+    For what runs in a thread beside the leader: whatever goes wrong is logged, and a second later it is tried again. Nobody
+    else may suffer for it, and nobody else would start it again.
+    """
+    while not stop.is_set():
+        try:
+            with hold(settings, name, stop) as role:
+                if role is None:
+                    return
+                term(role)
+        except DBAPIError as error:
+            logger.warning("role_lost", role=name, error=reason(error.orig))
+        except Exception as error:
+            logger.exception("role_fault", role=name, error=type(error).__name__)
+        stop.wait(_AGAIN_AFTER_SECONDS)
 
 
 def listener_of(node: str) -> str:

@@ -22,10 +22,10 @@ from uuid import UUID
 import structlog
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from sqlalchemy import Connection, Row
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import IntegrityError
 
-from models.database import reason
-from models.roles import PROBER, Role, hold
+from models import roles
+from models.roles import PROBER, Role
 from models.settings import Settings
 from models.statements import statement
 from scheduler.probe import Finding, Gateway, Probe, Viewpoint, probe
@@ -33,7 +33,6 @@ from scheduler.probe import Finding, Gateway, Probe, Viewpoint, probe
 logger = structlog.get_logger(__name__)
 
 _ROUND_SECONDS = 0.5
-_RETRY_AFTER = 1.0
 _MOST_AT_ONCE = 16
 
 
@@ -71,19 +70,12 @@ class Prober:
         self._spread = spread
 
     def run(self, stop: threading.Event) -> None:
-        while not stop.is_set():
-            try:
-                with hold(self._settings, PROBER, stop) as role:
-                    if role is None:
-                        return
-                    # Asterisk may have been set up anew since the last time
-                    viewpoint = self._viewpoint or Viewpoint.of(self._settings)
-                    _Term(role, viewpoint, self._spread).serve(stop)
-            except DBAPIError as error:
-                logger.warning("role_lost", role=PROBER, error=reason(error.orig))
-            except Exception as error:  # nobody else may suffer for it, and nobody else would start it again
-                logger.exception("prober_fault", error=type(error).__name__)
-            stop.wait(_RETRY_AFTER)
+        def term(role: Role) -> None:
+            # Asterisk may have been set up anew since the last time
+            viewpoint = self._viewpoint or Viewpoint.of(self._settings)
+            _Term(role, viewpoint, self._spread).serve(stop)
+
+        roles.serve(self._settings, PROBER, stop, term)
 
 
 class _Term:

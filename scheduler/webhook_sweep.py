@@ -19,11 +19,9 @@ from uuid import UUID
 
 import structlog
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
 
-from models import webhooks
-from models.database import reason
-from models.roles import WEBHOOKS, hold
+from models import roles, webhooks
+from models.roles import WEBHOOKS
 from models.settings import Settings
 
 logger = structlog.get_logger(__name__)
@@ -43,17 +41,7 @@ class WebhookSweep:
         self._publish = publish
 
     def run(self, stop: threading.Event) -> None:
-        while not stop.is_set():
-            try:
-                with hold(self._settings, WEBHOOKS, stop) as role:
-                    if role is None:
-                        return
-                    self._serve(role.connection, stop)
-            except DBAPIError as error:
-                logger.warning("role_lost", role=WEBHOOKS, error=reason(error.orig))
-            except Exception as error:  # nobody else may suffer for it, and nobody else would start it again
-                logger.exception("webhook_sweep_fault", error=type(error).__name__)
-            stop.wait(_RETRY_AFTER)
+        roles.serve(self._settings, WEBHOOKS, stop, lambda role: self._serve(role.connection, stop))
 
     def _serve(self, connection: Connection, stop: threading.Event) -> None:
         forget_at = time.monotonic()
