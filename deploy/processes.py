@@ -14,8 +14,6 @@ from models.errors import NotFound, Unavailable
 from models.logs import configure
 from models.settings import Settings
 from models.slots import Freer, Slots, connect
-from scheduler.api.server import make_server
-from scheduler.api.uploads import keep_uploads_in
 from scheduler.leader import Leader
 from scheduler.prober import Prober
 from scheduler.webhook_sweep import WebhookSweep
@@ -102,6 +100,10 @@ def run_api(settings: Settings) -> None:
 
     Raises `Unavailable` where the port is taken, or the address is none of this machine's.
     """
+    # half of what all that is here takes to import, and no other process needs it
+    from scheduler.api.server import make_server
+    from scheduler.api.uploads import keep_uploads_in
+
     configure(settings.log_level)
     keep_uploads_in(settings.home)
     server = make_server(settings)
