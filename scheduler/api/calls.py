@@ -24,7 +24,7 @@ from models.statuses import Status
 from scheduler import single, stopping
 from scheduler.api.moments import Moment
 from scheduler.api.parts import Asking, Parts, Using
-from scheduler.api.problems import answers
+from scheduler.api.problems import answers, as_sent
 from scheduler.concurrency import concurrency
 from scheduler.idempotency import Asked, thing_for
 from scheduler.keys import Key, Scope
@@ -44,13 +44,11 @@ _EXAMPLE: JsonDict = {
 
 def _text(value: object) -> object:
     """Numbers and booleans as they are written in JSON."""
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, int | float) or (isinstance(value, float) and not math.isfinite(value)):
         raise ValueError("must be a string, a number or a boolean")
-    if isinstance(value, int | float):
-        return json.dumps(value)
-    if not isinstance(value, str):
-        raise ValueError("must be a string, a number or a boolean")
-    return value
+    return json.dumps(value)
 
 
 _Value = Annotated[str, BeforeValidator(_text), WithJsonSchema({"type": ["string", "number", "boolean"]})]
@@ -241,7 +239,6 @@ class _Sent:
             ("from_number", body.from_number), ("from_phone_number", body.from_phone_number)
         )
         self._fields = {
-            "agent": "agent_id",
             "phone_number": to_field,
             "from": from_field,
             "name": "recipient.name",
@@ -250,7 +247,7 @@ class _Sent:
 
     def place(self, connection: Connection, call_id: UUID, scheduled_at: datetime | None) -> None:
         body = self._body
-        try:
+        with as_sent(self._fields):
             single.place(
                 connection,
                 id=call_id,
@@ -263,11 +260,6 @@ class _Sent:
                 retry_config=body.retry_config.model_dump() if body.retry_config else None,
                 bypass_call_guardrails=body.bypass_call_guardrails,
             )
-        except NotFound as error:
-            raise Invalid("agent_id", f"there is no agent {error.name}") from error
-        except Invalid as error:
-            field, dot, rest = error.field.partition(".")
-            raise Invalid(f"{self._fields.get(field, field)}{dot}{rest}", error.problem) from error
 
 
 def _one_of(first: tuple[str, str | None], second: tuple[str, str | None]) -> tuple[str, str]:

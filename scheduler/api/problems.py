@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
 
@@ -123,6 +124,20 @@ def of_error(error: TrunklineError) -> Response:
         case Unavailable():
             return problem(503, str(error), headers={"Retry-After": str(RETRY_AFTER)})
     return problem(500, str(error))
+
+
+@contextmanager
+def as_sent(names: Mapping[str, str]) -> Iterator[None]:
+    """What is wrong with a value is said of the field that it was sent in; an agent that is not there is a wrong `agent_id`."""
+    try:
+        yield
+    except NotFound as error:
+        if error.kind != "agent":
+            raise
+        raise Invalid("agent_id", f"there is no agent {error.name}") from error
+    except Invalid as error:
+        field, dot, rest = error.field.partition(".")
+        raise Invalid(f"{names.get(field, field)}{dot}{rest}", error.problem) from error
 
 
 def _allowed(request: Request) -> str:

@@ -15,12 +15,10 @@ from sqlalchemy import Connection
 
 from models.errors import Invalid, Unavailable
 from models.findings import Verdict
-from models.slots import Slots
 from scheduler import numbers, trunk_check, trunk_health, trunks
-from scheduler.api.parts import Parts, Using
-from scheduler.api.problems import answers
+from scheduler.api.parts import Using
+from scheduler.api.problems import answers, as_sent
 from scheduler.numbers import RegisteredNumber
-from scheduler.trunk_check import TrunkCheck
 from scheduler.trunk_fields import TrunkCreate, TrunkUpdate
 from scheduler.trunk_health import Pause
 from scheduler.trunks import Trunk
@@ -242,19 +240,17 @@ def check(trunk_id: UUID, using: Using, asked: CheckAsked | None = None) -> Trun
                 raise Invalid("from_number", "goes with phone_number")
             done = trunk_check.check(using.engine, using.settings, trunk_id)
         else:
-            with using.bell() as slots:
-                done = _check_by_call(using, slots, trunk_id, asked.phone_number, asked.from_number)
+            with using.bell() as slots, as_sent({"from": "from_number"}):
+                done = trunk_check.check_by_call(
+                    using.engine,
+                    using.settings,
+                    slots,
+                    trunk_id,
+                    to=asked.phone_number,
+                    from_number=asked.from_number,
+                )
     points = [PointShown(about=p.about, gateway=p.gateway, verdict=p.verdict, sentence=p.sentence) for p in done.points]
     return TrunkChecked(trunk=done.trunk, is_wrong=done.is_wrong, points=points)
-
-
-def _check_by_call(using: Parts, slots: Slots, trunk_id: UUID, to: str, from_number: str | None) -> TrunkCheck:
-    try:
-        return trunk_check.check_by_call(using.engine, using.settings, slots, trunk_id, to=to, from_number=from_number)
-    except Invalid as error:
-        if error.field != "from":  # as the command line has it
-            raise
-        raise Invalid("from_number", error.problem) from error
 
 
 _hands = threading.BoundedSemaphore(_CHECKS)

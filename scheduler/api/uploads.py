@@ -28,10 +28,10 @@ from fastapi import APIRouter, Form, Header, HTTPException, Request, Response, U
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from models.errors import Conflict, Invalid, NotFound, Unavailable, problem_of
+from models.errors import Conflict, Invalid, Unavailable, problem_of
 from scheduler import intake
 from scheduler.api.parts import Asking, Parts, Using
-from scheduler.api.problems import answers
+from scheduler.api.problems import answers, as_sent
 from scheduler.idempotency import Asked, thing_for
 from scheduler.intake import MOST_CALLS
 from scheduler.keys import Key
@@ -147,22 +147,19 @@ def _load(form: NewBatch, using: Parts, asking: Key, key: str | None) -> BatchCr
                 return BatchCreated(batch_id=batch_id)
     one_more = [form.from_phone_number] if form.from_phone_number is not None else []
     try:
-        intake.upload(
-            using.engine,
-            descriptor,
-            name=form.name if form.name is not None else str(batch_id),
-            agent=form.agent_id,
-            from_numbers=[*form.from_phone_numbers, *one_more],
-            max_concurrent_calls=form.max_concurrent_calls,
-            webhook_url=form.webhook_url,
-            retry_config=retry_config,
-            file_name=form.file.filename or "",
-            campaign_id=batch_id,
-        )
-    except NotFound as error:
-        raise Invalid("agent_id", f"there is no agent {error.name}") from error
-    except Invalid as error:
-        raise Invalid("from_phone_numbers" if error.field == "from" else error.field, error.problem) from error
+        with as_sent({"from": "from_phone_numbers"}):
+            intake.upload(
+                using.engine,
+                descriptor,
+                name=form.name if form.name is not None else str(batch_id),
+                agent=form.agent_id,
+                from_numbers=[*form.from_phone_numbers, *one_more],
+                max_concurrent_calls=form.max_concurrent_calls,
+                webhook_url=form.webhook_url,
+                retry_config=retry_config,
+                file_name=form.file.filename or "",
+                campaign_id=batch_id,
+            )
     except Conflict:
         with using.transaction() as connection:
             if not was_loaded(connection, batch_id):  # by the same request a moment ago
