@@ -105,6 +105,10 @@ def validated(model: type[Model], values: Mapping[str, object]) -> Model:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or model.__name__
-        raise Invalid(field, problem_of(first)) from error
+        raise first_problem(error) from error
+
+
+def first_problem(error: ValidationError, *within: str) -> Invalid:
+    """The first thing that is wrong with a model, which stands `within` these fields; it does not repeat what was given."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    return Invalid(".".join(map(str, (*within, *first["loc"]))) or error.title, problem_of(first))

@@ -22,6 +22,7 @@ from scheduler.fields import thing_name
 
 PREFIX = "trunkline_"  #: what scanners for leaked secrets know a key by
 _USE_NOTED_EVERY = timedelta(minutes=1)
+_SHOWN = [column for column in api_keys.c if column.name != "sha256"]
 
 
 class Scope(StrEnum):
@@ -67,31 +68,19 @@ def create(connection: Connection, name: str, scope: str) -> str:
 def find(connection: Connection, key: str) -> Key | None:
     """Whose key this is; None for one that was never made, or is revoked. Notes when it was used, to the minute."""
     k = api_keys.c
-    row = (
-        connection.execute(
-            select(k.id, k.name, k.scope, k.created_at, k.last_used_at, k.revoked_at).where(
-                k.sha256 == sha256_of(key), k.revoked_at.is_(None)
-            )
-        )
-        .mappings()
-        .one_or_none()
-    )
+    is_to_be_noted = or_(k.last_used_at.is_(None), k.last_used_at < func.now() - _USE_NOTED_EVERY)
+    asked = select(*_SHOWN, is_to_be_noted.label("is_to_be_noted"))
+    row = connection.execute(asked.where(k.sha256 == sha256_of(key), k.revoked_at.is_(None))).mappings().one_or_none()
     if row is None:
         return None
-    connection.execute(
-        update(api_keys)
-        .where(k.id == row["id"], or_(k.last_used_at.is_(None), k.last_used_at < func.now() - _USE_NOTED_EVERY))
-        .values(last_used_at=func.now())
-    )
+    if row["is_to_be_noted"]:
+        connection.execute(update(api_keys).where(k.id == row["id"], is_to_be_noted).values(last_used_at=func.now()))
     return _key(row)
 
 
 def list_all(connection: Connection) -> list[Key]:
     """All keys by name, those that are revoked too."""
-    k = api_keys.c
-    rows = connection.execute(
-        select(k.id, k.name, k.scope, k.created_at, k.last_used_at, k.revoked_at).order_by(k.name)
-    )
+    rows = connection.execute(select(*_SHOWN).order_by(api_keys.c.name))
     return [_key(row) for row in rows.mappings()]
 
 
@@ -108,7 +97,7 @@ def revoke(connection: Connection, name: str) -> None:
 
 
 def _key(row: RowMapping) -> Key:
-    return Key(**{**row, "scope": Scope(row["scope"])})
+    return Key(**{column.name: row[column.name] for column in _SHOWN} | {"scope": Scope(row["scope"])})
 
 
 def sha256_of(key: str) -> bytes:

@@ -166,8 +166,8 @@ class Load:
 def loading(engine: Engine, campaign: NewCampaign, due_at: datetime) -> Iterator[Load]:
     """A campaign to fill; if the block ends with an error, a Ctrl-C included, nothing of it is left.
 
-    Raises `Conflict` if there is a campaign of this name, `Busy` if this very campaign is being loaded already. When Postgres goes away, what is left is removed
-    by `remove_dead_loads`.
+    Raises `Conflict` if there is a campaign of this name, `Busy` if this very campaign is being loaded already. When Postgres
+    goes away, what is left is removed by `remove_dead_loads`.
     """
     held = False
     _remove_dead_namesake(engine, campaign.name)

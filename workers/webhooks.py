@@ -63,7 +63,8 @@ class Deliverer:
                 with self._engine.begin() as connection:
                     claimed = webhooks.claim(connection, ids, self._jitter)
                 with self._engine.begin() as connection:
-                    messages = [_message(connection, delivery) for delivery in claimed]
+                    keys = {url: webhooks.secrets_of(connection, url) for url in {one.url for one in claimed}}
+                    messages = [_message(connection, delivery, keys[delivery.url]) for delivery in claimed]
                 outcomes = anyio.run(self._send, messages) if messages else []
                 ids = self._finish(list(zip(claimed, outcomes, strict=True)), more=time.monotonic() < until)
         except _AWAY as error:
@@ -100,12 +101,11 @@ class Deliverer:
             return webhooks.lease(connection, receiver).get(receiver, [])
 
 
-def _message(connection: Connection, delivery: Delivery) -> Message | Failure | None:
+def _message(connection: Connection, delivery: Delivery, keys: Sequence[str]) -> Message | Failure | None:
     """What is to be posted: the call as it was at the transition. None where the call was deleted: there is nothing to tell."""
     at = Transition(status=Status(delivery.status), at=delivery.at)
     try:
         for execution in executions.of_calls(connection, [delivery.call_id], as_of=at):
-            keys = webhooks.secrets_of(connection, delivery.url)
             return sign(delivery, execution.model_dump_json(), keys, datetime.now(UTC))
     except (ValueError, LookupError, TypeError) as error:  # one call that cannot be shown holds up no other
         logger.exception("webhook_fault", delivery=str(delivery.id), error=type(error).__name__)

@@ -15,7 +15,7 @@ from models.settings import Settings
 from scheduler.api import agents, batch_rows, batches, calls, gate, health, metrics, trunks, uploads, webhooks
 from scheduler.api.docs import serve_docs
 from scheduler.api.parts import Parts, known_query
-from scheduler.api.problems import MEDIA_TYPE, Problem, answers, handle_problems
+from scheduler.api.problems import Problem, answers, handle_problems
 
 _ANY = (400, 408, 413, 415, 500)  # that any request may be answered with
 _GATE_TIMEOUT_MS = 3000
@@ -91,6 +91,3 @@ def _describe_problems(app: FastAPI) -> None:
 def _problem_schemas() -> dict[str, object]:
     schema = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     return {**schema.pop("$defs"), "Problem": schema}
-
-
-__all__ = ["MEDIA_TYPE", "make_app"]

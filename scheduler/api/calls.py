@@ -23,7 +23,7 @@ from models.statements import statement
 from models.statuses import Status
 from scheduler import single, stopping
 from scheduler.api.moments import Moment
-from scheduler.api.parts import Asking, Parts, Using
+from scheduler.api.parts import Asking, Using
 from scheduler.api.problems import answers, as_sent
 from scheduler.concurrency import concurrency
 from scheduler.idempotency import Asked, thing_for
@@ -176,22 +176,21 @@ def place(
 
 
 @router.get("/call/{execution_id}", responses=answers(404, 422))
-def show(execution_id: UUID, using: Using) -> Execution:
-    """Shows a call: where it is, and what was seen of it."""
-    return _execution(using, execution_id)
-
-
 @router.get("/executions/{execution_id}", responses=answers(404, 422))
-def show_execution(execution_id: UUID, using: Using) -> Execution:
-    """Shows a call: the same as `GET /call/{id}`."""
-    return _execution(using, execution_id)
+def show(execution_id: UUID, using: Using) -> Execution:
+    """Shows a call: where it is, and what was seen of it. `/call/{id}` and `/executions/{id}` are the same."""
+    with using.transaction() as connection:
+        found = executions.of_calls(connection, [execution_id])
+    if not found:
+        raise NotFound("call", str(execution_id))
+    return found[0]
 
 
 @router.get("/executions/{execution_id}/log", responses=answers(404, 422))
 def show_log(execution_id: UUID, using: Using) -> ExecutionLog:
     """Shows every transition of a call and of its attempts."""
     with using.transaction() as connection:
-        if not executions.of_calls(connection, [execution_id]):
+        if connection.scalar(select(calls.c.id).where(calls.c.id == execution_id)) is None:
             raise NotFound("call", str(execution_id))
         return ExecutionLog(data=executions.log_of(connection, execution_id))
 
@@ -278,11 +277,3 @@ def _asked_before(connection: Connection, asking: Key, key: str | None, body: Ne
         return call_id
     asked = Asked.of(asking.id, key, "POST /call", body.model_dump(mode="json"))
     return thing_for(connection, asked, call_id)
-
-
-def _execution(using: Parts, execution_id: UUID) -> Execution:
-    with using.transaction() as connection:
-        found = executions.of_calls(connection, [execution_id])
-    if not found:
-        raise NotFound("call", str(execution_id))
-    return found[0]

@@ -28,10 +28,11 @@ from fastapi import APIRouter, Form, Header, HTTPException, Request, Response, U
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from models.errors import Conflict, Invalid, Unavailable, problem_of
+from models.errors import Conflict, Unavailable
 from scheduler import intake
 from scheduler.api.parts import Asking, Parts, Using
 from scheduler.api.problems import answers, as_sent
+from scheduler.fields import first_problem
 from scheduler.idempotency import Asked, thing_for
 from scheduler.intake import MOST_CALLS
 from scheduler.keys import Key
@@ -173,8 +174,7 @@ def _retry_config(text: str | None) -> dict[str, Any] | None:
     try:
         return RetryConfig.model_validate_json(text).model_dump()
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise Invalid(".".join(map(str, ("retry_config", *first["loc"]))), problem_of(first)) from error
+        raise first_problem(error, "retry_config") from error
 
 
 def _sha256(descriptor: int) -> str:
