@@ -15,7 +15,6 @@ import pytest
 from models import roles
 from models.roles import PROBER
 from scheduler import probe
-from scheduler import prober as probers
 from scheduler.prober import Prober
 from tests.integration.conftest import Database
 from tests.integration.gateways import Reply, answer, closed_port, silent_port, stream_server, udp_server
@@ -25,7 +24,7 @@ from tests.integration.system import System, until
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roles, "_TRY_EVERY_SECONDS", 0.05)
-    monkeypatch.setattr(probers, "_RETRY_AFTER", 0.05)
+    monkeypatch.setattr(roles, "_AGAIN_AFTER_SECONDS", 0.05)
     monkeypatch.setattr(probe, "ANSWER_SECONDS", 2.0)
 
 

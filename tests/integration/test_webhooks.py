@@ -82,7 +82,7 @@ def test_each_transition_of_a_call_arrives_once_and_is_signed(system: System) ->
 
 
 def test_a_receiver_that_was_down_is_told_all_of_it_with_what_was_true_then(system: System) -> None:
-    agent, from_number = system.add_agent("down", "playback://hello-world"), system.add_trunk("down")
+    agent, from_number = system.add_agent("not-there", "playback://hello-world"), system.add_trunk("not-there")
     with receiver(port=(port := free_port())) as there:
         told(system, agent, there)
     call = system.call(agent, from_number, "+12145550101")
@@ -126,7 +126,7 @@ def test_a_receiver_that_does_not_answer_slows_neither_calls_nor_other_receivers
 
 
 def test_what_a_worker_had_in_hand_when_it_was_killed_arrives_under_the_same_id(system: System) -> None:
-    agent, from_number = system.add_agent("killed", "playback://hello-world"), system.add_trunk("killed")
+    agent, from_number = system.add_agent("in-hand", "playback://hello-world"), system.add_trunk("in-hand")
     with receiver() as there:
         there.open.clear()
         told(system, agent, there)
@@ -237,6 +237,7 @@ def outbox(database: Database, monkeypatch: pytest.MonkeyPatch) -> Outbox:
     monkeypatch.setattr(roles, "_TRY_EVERY_SECONDS", 0.05)
     monkeypatch.setattr(webhook_sweep, "_ROUND_SECONDS", 0.05)
     monkeypatch.setattr(webhook_sweep, "_RETRY_AFTER", 0.05)
+    monkeypatch.setattr(roles, "_AGAIN_AFTER_SECONDS", 0.05)
     settings = database.settings.model_copy(update={"webhooks_to_private_addresses": True})
     return Outbox(database=database, settings=settings, rows=Rows(engine=database.engine))
 
