@@ -11,8 +11,9 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import product
@@ -126,16 +127,32 @@ def running(part: Part, *, timeout: float = READY_TIMEOUT) -> Iterator[subproces
 def free_port(preferred: int | None = None, host: str = "127.0.0.1", *, span: int = 1) -> int:
     """A port on which nobody listens, over TCP or UDP; `preferred` if it is one. `span` free ones in a row.
 
-    Another process may still take it before it is used; whoever starts on it then fails and says so.
+    No other trunkline of this machine is given it as long as this process lives, even before anybody listens there.
+    Another program may still take it; whoever starts on it then fails and says so.
     """
-    if preferred and taken_port(preferred, preferred + span - 1, host) is None:
-        return preferred
-    while True:
+    port = preferred or 0
+    while not port or taken_port(port, port + span - 1, host) is not None or not _claim(range(port, port + span)):
         with socket.socket() as probe:
             probe.bind((host, 0))
-            port: int = probe.getsockname()[1]
-        if taken_port(port, port + span - 1, host) is None:
-            return port
+            port = probe.getsockname()[1]
+    return port
+
+
+_claimed: set[int] = set()
+
+
+def _claim(ports: Iterable[int]) -> bool:
+    """Whether they are ours now. A name in the abstract namespace goes with its process, however that ends (unix(7))."""
+    for port in ports:
+        if port not in _claimed and sys.platform == "linux":
+            with socket.socket(socket.AF_UNIX) as claim:
+                try:
+                    claim.bind(f"\0trunkline-port-{port}")
+                except OSError:
+                    return False
+                claim.detach()  # it stays open, as long as we live
+            _claimed.add(port)
+    return True
 
 
 def taken_port(
