@@ -35,8 +35,8 @@ soak: setup ## ten minutes of faults at random (ARGS="--seed N" has an earlier r
 docs: setup ## write the README's table of explanations anew, from models/explanations.py
 	@$(BIN)/python -m models.explanations README.md
 
-bench: setup ## measure (NAME=... picks one)
-	@$(BIN)/python -m tests.bench $(NAME)
+bench: setup ## measure (NAME="..." picks some, ARGS="--rounds N")
+	@$(BIN)/python -m tests.bench $(NAME) $(ARGS)
 
 clean: ## stop what runs here, then remove .venv, .trunkline and caches (not the shared Debian tree)
 	@if [ -d .trunkline ] && [ -x $(BIN)/trunkline ]; then $(BIN)/trunkline down || true; fi
