@@ -40,5 +40,5 @@ bench: setup ## measure (NAME="..." picks some, ARGS="--rounds N")
 
 clean: ## stop what runs here, then remove .venv, .trunkline and caches (not the shared Debian tree)
 	@if [ -d .trunkline ] && [ -x $(BIN)/trunkline ]; then $(BIN)/trunkline down || true; fi
-	rm -rf .venv .trunkline .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf .venv .trunkline .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
