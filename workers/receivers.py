@@ -24,7 +24,16 @@ from models.webhooks import Failure
 TRY_SECONDS = 10.0  #: from the name to the status
 _CONNECT_SECONDS = 4.0  # so that there is time for another address
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
-_SIX_TO_FOUR = ipaddress.IPv6Network("2002::/16")  # an IPv4 address in disguise, and out of use (RFC 7526)
+_NOBODYS = [
+    ipaddress.ip_network(text)
+    for text in (
+        "2002::/16",  # an IPv4 address in disguise, and out of use (RFC 7526)
+        "3fff::/20",  # documentation (RFC 9637), which ipaddress does not know yet
+        "192.0.0.0/24",  # protocols' own (RFC 6890)
+        "192.88.99.0/24",  # relays that are out of use (RFC 7526)
+        "168.63.129.16/32",  # of a machine in Azure the host that it runs on
+    )
+]
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
 _GONE = 410
 _HEADERS = {"User-Agent": f"trunkline/{version('trunkline')}", "Content-Type": "application/json"}
@@ -40,14 +49,14 @@ def trusted(ca_file: Path | None) -> ssl.SSLContext:
 
 
 def is_public(text: str) -> bool:
-    """Whether an IP address is one of the whole Internet's: not of this machine, this network, many at once or nobody."""
+    """Whether an IP address is one of the whole Internet's: not of this network, many at once or nobody."""
     address = ipaddress.ip_address(text)
     if isinstance(address, ipaddress.IPv6Address):
         if (inner := _inner(address)) is not None:
             address = inner
-        elif address not in _GLOBAL_UNICAST or address in _SIX_TO_FOUR:
+        elif address not in _GLOBAL_UNICAST:
             return False
-    return address.is_global and not address.is_multicast
+    return address.is_global and not address.is_multicast and not any(address in network for network in _NOBODYS)
 
 
 def _inner(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
@@ -72,16 +81,15 @@ async def post(
 async def _post(
     url: httpx.URL, headers: Mapping[str, str], body: bytes, context: ssl.SSLContext, to_private: bool
 ) -> Failure | None:
+    name = _name(url)
+    failure = Failure(error=f"the name {name} does not resolve")
     try:
         addresses = await _resolve(url)
     except (OSError, UnicodeError):
-        return Failure(error=f"the name {url.host} does not resolve")
-    private = [address for address in addresses if not is_public(address)]
-    if private and not to_private:
-        return Failure(
-            error=f"{url.host} is at {private[0]}, a private address: see TRUNKLINE_WEBHOOKS_TO_PRIVATE_ADDRESSES"
-        )
-    failure = Failure(error=f"the name {url.host} does not resolve")
+        return failure
+    if not to_private and not all(map(is_public, addresses)):
+        # which one is not told: whoever may name a receiver could ask so for any name of this network
+        return Failure(error=f"{name} is at a private address: see TRUNKLINE_WEBHOOKS_TO_PRIVATE_ADDRESSES")
     for address in addresses:
         try:
             return _judge(await _status(url, address, headers, body, context))
@@ -92,9 +100,14 @@ async def _post(
     return failure
 
 
+def _name(url: httpx.URL) -> str:
+    """As it was written down: read as Unicode, `xn--strae-oqa.de` would be asked for as strasse.de (IDNA 2003), somebody else's."""
+    return url.raw_host.decode("ascii")
+
+
 async def _resolve(url: httpx.URL) -> list[str]:
     """The addresses as the machine knows them, in the order in which they are to be tried. Raises OSError and UnicodeError."""
-    ask = partial(socket.getaddrinfo, url.host, url.port or 443, type=socket.SOCK_STREAM)
+    ask = partial(socket.getaddrinfo, _name(url), url.port or 443, type=socket.SOCK_STREAM)
     # a thread that hangs in it is left to itself: it ends with the resolver's own patience
     found = await to_thread.run_sync(ask, abandon_on_cancel=True)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
@@ -112,7 +125,7 @@ async def _status(
             url.copy_with(host=address),
             headers={**headers, "Host": url.netloc.decode("ascii")},
             content=body,
-            extensions={"sni_hostname": url.host, "timeout": bounds.as_dict()},
+            extensions={"sni_hostname": _name(url), "timeout": bounds.as_dict()},
         )
         response = await transport.handle_async_request(request)
         await response.aclose()

@@ -31,6 +31,7 @@ from workers.receivers import post, trusted
 logger = structlog.get_logger(__name__)
 
 _AWAY = (OperationalError, InternalError, NoConnectionFree)
+_FAULT = Failure(error="could not be sent: trunkline's own log says why")
 _STAYS_SECONDS = 5.0  # with one receiver that has more; then the others have their turn
 
 
@@ -76,9 +77,13 @@ class Deliverer:
         outcomes = [message if isinstance(message, Failure) else None for message in messages]
 
         async def send(at: int, message: Message) -> None:
-            outcomes[at] = await post(
-                message.url, message.headers, message.body, context=self._context, to_private=self._to_private
-            )
+            try:
+                outcomes[at] = await post(
+                    message.url, message.headers, message.body, context=self._context, to_private=self._to_private
+                )
+            except Exception as error:  # one that cannot be sent holds up no other, and is given up in its time
+                logger.exception("webhook_fault", delivery=message.headers["webhook-id"], error=type(error).__name__)
+                outcomes[at] = _FAULT
 
         async with anyio.create_task_group() as group:
             for at, message in enumerate(messages):
@@ -109,7 +114,7 @@ def _message(connection: Connection, delivery: Delivery, keys: Sequence[str]) ->
             return sign(delivery, execution.model_dump_json(), keys, datetime.now(UTC))
     except (ValueError, LookupError, TypeError) as error:  # one call that cannot be shown holds up no other
         logger.exception("webhook_fault", delivery=str(delivery.id), error=type(error).__name__)
-        return Failure(error="could not be written: trunkline's own log says why")
+        return _FAULT
     return None
 
 

@@ -23,6 +23,7 @@ from deploy.carrier.people import numbers
 from deploy.part import free_port
 from models import roles, webhooks
 from models.settings import Settings
+from models.webhooks import Failure
 from scheduler import webhook_sweep
 from scheduler.webhook_sweep import WebhookSweep
 from tests.integration.conftest import Database, SmallApi
@@ -31,6 +32,7 @@ from tests.integration.receivers import Receiver, receiver
 from tests.integration.system import System, until
 from tests.integration.test_campaign import seen_of, write_csv
 from workers import receivers
+from workers import webhooks as delivering
 from workers.webhooks import Deliverer
 
 UP = ["queued", "initiated", "ringing", "in-progress", "completed"]
@@ -465,21 +467,56 @@ def test_a_name_that_is_private_in_one_of_its_addresses_is_refused(
         resolving(monkeypatch, ["203.0.114.1", "127.0.0.1"])
         deliverer.deliver([id])
     assert not there.got
-    assert "127.0.0.1" in outbox.delivery(id).last_error
+    assert outbox.delivery(id).last_error.startswith("both.invalid is at a private address: see TRUNKLINE_"), (
+        "which one is nothing to tell: any name of the network could be asked for"
+    )
 
 
 def test_a_name_that_turns_to_this_machine_after_it_was_looked_at_is_not_followed_there(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(receivers, "TRY_SECONDS", 1.0)
+    monkeypatch.setattr(receivers, "is_public", lambda address: address != "127.0.0.1")
     deliverer = Deliverer(outbox.database.settings, outbox.database.engine)
     with receiver() as there:
         [id] = outbox.add(f"http://turns.invalid:{there.port}/")
-        asked = resolving(monkeypatch, ["203.0.114.1"], ["127.0.0.1"])
+        asked = resolving(monkeypatch, ["192.0.2.1"], ["127.0.0.1"])  # TEST-NET-1 (RFC 5737): nobody is there
         deliverer.deliver([id])
     assert asked == ["turns.invalid"], "asked once, and what it said then counts"
     assert not there.got
     assert outbox.delivery(id).last_error
+
+
+def test_a_name_beyond_ascii_is_asked_for_as_it_was_written(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    with receiver() as there:
+        [sharp, emoji, broken] = [
+            id
+            for name in ("xn--strae-oqa.invalid", "xn--ls8h.invalid", "xn--a.invalid")
+            for id in outbox.add(f"http://{name}:{there.port}/")
+        ]
+        asked = resolving(monkeypatch, ["127.0.0.1"])
+        for id in (sharp, emoji, broken):
+            outbox.deliver(id)
+    assert asked == ["xn--strae-oqa.invalid", "xn--ls8h.invalid", "xn--a.invalid"]
+    assert len(there.got) == 3
+
+
+def test_one_that_cannot_be_sent_for_a_fault_of_ours_holds_up_no_other(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = receivers.post
+
+    async def post(url: str, *args: Any, **kwargs: Any) -> Failure | None:
+        if url.endswith("/faulty"):
+            raise LookupError
+        return await sent(url, *args, **kwargs)
+
+    monkeypatch.setattr(delivering, "post", post)
+    with receiver() as there:
+        [faulty], [sound] = outbox.add(f"{there.url}/faulty"), outbox.add(there.url)
+        outbox.deliver(faulty, sound)
+    assert outbox.delivery(sound) is None
+    assert outbox.delivery(faulty).last_error == "could not be sent: trunkline's own log says why"
 
 
 def test_tls_proves_the_name_though_the_connection_goes_to_the_address(
