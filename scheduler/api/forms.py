@@ -15,7 +15,7 @@ from scheduler.api.bodies import is_json, too_large
 MULTIPART, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
 
 _KINDS = ("application/json", MULTIPART, URLENCODED)
-_LONGEST = 16_384  # bytes of a form: one part of it takes a hundred times the memory of its name
+_LONGEST = 16_384  # bytes of a form, whose fields need a hundred: each part of it takes memory of its own
 
 Model = TypeVar("Model", bound=BaseModel)
 
