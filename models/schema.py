@@ -55,6 +55,7 @@ trunks = Table(
     Column("send_pai", Boolean, nullable=False),
     Column("created_at", _when, nullable=False),
     Column("updated_at", _when, nullable=False),
+    Column("description", Text),
 )
 
 trunk_gateways = Table(
@@ -104,6 +105,7 @@ phone_numbers = Table(
     Column("phone_number", Text, nullable=False),
     Column("trunk_id", Uuid, ForeignKey("trunks.id"), nullable=False),
     Column("created_at", _when, nullable=False),
+    Column("name", Text),
 )
 
 agents = Table(
@@ -195,6 +197,7 @@ campaigns = Table(
     Column("scheduled_at", _when),
     Column("file_name", Text),
     Column("retry_config", JSONB(none_as_null=True)),
+    Column("bypass_call_guardrails", Boolean, nullable=False),
 )
 
 deleted_campaigns = Table(

@@ -24,6 +24,7 @@ _MOST_LOOKED_AT = 20_000
 _AS_IN_THE_LEDGER = (
     "name", "agent_id", "pause_reason", "created_at", "updated_at", "scheduled_at", "started_at", "ended_at",
     "max_concurrent_calls", "file_name", "rejected", "duplicate", "suppressed", "webhook_url", "retry_config",
+    "bypass_call_guardrails",
 )  # fmt: skip
 _COUNTED = [status for status in Status if status is not Status.WITHDRAWN]
 

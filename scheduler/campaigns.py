@@ -6,7 +6,7 @@ Uploading is `scheduler.intake`; pausing and stopping, which wait for workers, a
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -114,13 +114,13 @@ def lock(connection: Connection, campaign: Ref) -> Row[Any]:
     return find(connection, query, campaigns, campaign)
 
 
-def schedule(connection: Connection, campaign: Ref, at: datetime) -> None:
+def schedule(connection: Connection, campaign: Ref, at: datetime, *, bypass_call_guardrails: bool = False) -> None:
     """A ready campaign starts by itself at that time; may be asked for again, with another. Raises `NotFound` and `Conflict`."""
     found = campaign_id(connection, campaign)
     moved = connection.execute(
         update(campaigns)
         .where(campaigns.c.id == found, campaigns.c.status == S.READY)
-        .values(scheduled_at=at.astimezone(UTC), updated_at=func.now())
+        .values(scheduled_at=at.astimezone(UTC), bypass_call_guardrails=bypass_call_guardrails, updated_at=func.now())
     )
     if not moved.rowcount:
         raise _refusal(connection, found, campaign, S.READY)
@@ -139,14 +139,18 @@ def start_scheduled(connection: Connection) -> list[str]:
     return [row.name for row in due]
 
 
-def start(connection: Connection, campaign: Ref) -> None:
-    """ready → running. The caller wakes the leader after the commit. Raises `NotFound` and `Conflict`."""
-    _run(connection, campaign, S.READY)
+def start(connection: Connection, campaign: Ref, *, bypass_call_guardrails: bool | None = None) -> None:
+    """ready → running; None: as it was scheduled. The caller wakes the leader after the commit.
+
+    Raises `NotFound` and `Conflict`.
+    """
+    said = {} if bypass_call_guardrails is None else {"bypass_call_guardrails": bypass_call_guardrails}
+    _run(connection, campaign, S.READY, said)
 
 
 def resume(connection: Connection, campaign: Ref) -> None:
     """paused → running. The caller wakes the leader after the commit. Raises `NotFound` and `Conflict`."""
-    _run(connection, campaign, S.PAUSED)
+    _run(connection, campaign, S.PAUSED, {})
 
 
 def counts(connection: Connection, campaign: Ref) -> Counts:
@@ -200,7 +204,7 @@ def calls_by_id(connection: Connection, ids: Sequence[UUID]) -> list[tuple[objec
     return [tuple(row) for row in found]
 
 
-def _run(connection: Connection, campaign: Ref, old: CampaignStatus) -> None:
+def _run(connection: Connection, campaign: Ref, old: CampaignStatus, said: Mapping[str, object]) -> None:
     if S.RUNNING not in CAMPAIGN_TRANSITIONS[old]:
         raise AssertionError(old)
     found = campaign_id(connection, campaign)
@@ -215,6 +219,7 @@ def _run(connection: Connection, campaign: Ref, old: CampaignStatus) -> None:
             ),  # a later one is over
             started_at=func.coalesce(campaigns.c.started_at, func.now()),
             updated_at=func.now(),
+            **said,
         )
         .returning(campaigns.c.agent_id)
     ).scalar_one_or_none()

@@ -229,10 +229,7 @@ def _prefixes(connection: Connection, numbers: Sequence[str]) -> list[_Prefixes]
     ).all()
     for number in numbers:
         if number not in {row[0] for row in found}:
-            raise Invalid(
-                "from",
-                f"{number} is not registered on any trunk: add it with `trunkline number add {number} --trunk NAME`",
-            )
+            raise Invalid("from", f"{number} is not registered on any trunk: register it on the one it belongs to")
     allowed_by: dict[str, set[str]] = {}
     for _, trunk, prefixes, owned in found:
         allowed_by.setdefault(trunk, set()).update([country_code(owned)] if prefixes is None else prefixes)

@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from models.errors import Conflict, NotFound
 from models.schema import calls, campaigns, phone_numbers, trunks
+from scheduler.fields import thing_name
 from scheduler.phone_numbers import e164
 from scheduler.refs import Ref, find
 
@@ -21,24 +22,26 @@ from scheduler.refs import Ref, find
 class RegisteredNumber:
     id: UUID
     phone_number: str
+    name: str | None
     trunk_id: UUID
     trunk: str
     created_at: datetime
 
 
-def add(connection: Connection, phone_number: str, trunk: Ref) -> RegisteredNumber:
+def add(connection: Connection, phone_number: str, trunk: Ref, *, name: str | None = None) -> RegisteredNumber:
     """Registers a number on a trunk.
 
-    Raises `Invalid` for what is no number, `NotFound` for the trunk, and `Conflict`, naming the trunk
-    that has the number already.
+    Raises `Invalid` for what is no number or no name, `NotFound` for the trunk, and `Conflict`, naming the
+    trunk that has the number already.
     """
     number = e164(phone_number)
+    label = thing_name(name, field="name") if name is not None else None
     # the trunk stays as long as this transaction
     stays = select(trunks.c.id, trunks.c.name).with_for_update(key_share=True, read=True)
     on = find(connection, stays, trunks, trunk)
     added = connection.execute(
         insert(phone_numbers)
-        .values(id=uuid_utils.compat.uuid7(), phone_number=number, trunk_id=on.id)
+        .values(id=uuid_utils.compat.uuid7(), phone_number=number, name=label, trunk_id=on.id)
         .on_conflict_do_nothing(index_elements=[phone_numbers.c.phone_number])
         .returning(phone_numbers.c.id, phone_numbers.c.created_at)
     ).first()
@@ -50,7 +53,7 @@ def add(connection: Connection, phone_number: str, trunk: Ref) -> RegisteredNumb
             f"phone_number: {number} is already registered on trunk {owner!r}: a number belongs to one trunk"
         )
     return RegisteredNumber(
-        id=added.id, phone_number=number, trunk_id=on.id, trunk=on.name, created_at=added.created_at
+        id=added.id, phone_number=number, name=label, trunk_id=on.id, trunk=on.name, created_at=added.created_at
     )
 
 
@@ -70,7 +73,7 @@ def get(connection: Connection, trunk_id: UUID, number_id: UUID) -> RegisteredNu
 def _select(connection: Connection, *where: ColumnElement[bool]) -> list[RegisteredNumber]:
     n = phone_numbers.c
     rows = connection.execute(
-        select(n.id, n.phone_number, n.trunk_id, trunks.c.name.label("trunk"), n.created_at)
+        select(n.id, n.phone_number, n.name, n.trunk_id, trunks.c.name.label("trunk"), n.created_at)
         .join(trunks)
         .where(*where)
         .order_by(trunks.c.name, n.phone_number)

@@ -148,7 +148,7 @@ def _lock_campaigns(connection: Connection, unknown: Sequence[Row[Any]]) -> Sequ
     for campaign in campaigns:
         if campaign.status == CampaignStatus.STOPPED:
             raise Conflict(
-                f"campaign: {campaign.name!r} is stopped, and none of its calls is made any more: `--leave` releases"
-                " their slots"
+                f"campaign: {campaign.name!r} is stopped, and none of its calls is made any more: leaving them"
+                " releases their slots"
             )
     return campaigns

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -71,23 +70,15 @@ def place(
         .where(phone_numbers.c.phone_number == caller)
     ).first()
     if line is None:
-        raise Invalid(
-            "from",
-            f"{caller} is not registered on any trunk: see `trunkline number list`, or add it with"
-            f" `trunkline number add {caller} --trunk NAME`",
-        )
+        raise Invalid("from", f"{caller} is not registered on any trunk: register it on the one it belongs to")
     if not line.is_active:
-        raise Invalid(
-            "from",
-            f"{caller} is on trunk {line.name!r}, which is off: switch it on with"
-            f" `trunkline trunk enable {shlex.quote(line.name)}`",
-        )
+        raise Invalid("from", f"{caller} is on trunk {line.name!r}, which is off: switch it on")
     prefixes = trunk_rows.prefixes(connection, line.id)
     if not allowed(number, prefixes):
         raise Invalid(
             "phone_number",
             f"trunk {line.name!r} may only call numbers that start with {', '.join(prefixes)}:"
-            f" allow more with `trunkline trunk update {shlex.quote(line.name)} --allowed-prefix +PREFIX`",
+            " add to its allowed prefixes what else it may call",
         )
     call_id: UUID = id or uuid_utils.compat.uuid7()
     connection.execute(

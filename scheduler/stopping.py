@@ -156,9 +156,7 @@ class _Operator:
                 claimed = [(call.attempt_id, call.node)]
                 closed = bool(self._close_gate(partial(list, claimed), CampaignStatus.STOPPED))
             time.sleep(_ASK_EVERY)
-        raise Unavailable(
-            "call: asked to end, but its end was not seen yet: look again with `trunkline campaign calls`"
-        )
+        raise Unavailable("call: asked to end, but its end was not seen yet: look at it again in a moment")
 
     def _set_status(self, connection: Connection, campaign: Ref, to: CampaignStatus) -> UUID:
         """Locks the campaign's row: from here on no claim of it goes through."""

@@ -107,7 +107,7 @@ def _have_agent(connection: Connection, settings: Settings) -> None:
     if connect != _PLAYS:
         raise Conflict(
             f"agent: a test call needs an agent {_AGENT!r} that connects to {_PLAYS}, and there is one that connects to"
-            f" {connect}: `trunkline agent update {_AGENT} --connect {_PLAYS}`, or make yours anew under another name"
+            f" {connect}: change that back, or make yours anew under another name"
         )
 
 
@@ -121,7 +121,7 @@ def _caller(trunk: Trunk, from_number: str | None) -> str | None:
         return trunk.phone_numbers[0] if trunk.phone_numbers else None
     number = e164(from_number, field="from")
     if number not in trunk.phone_numbers:
-        raise Invalid("from", f"{number} is not registered on trunk {trunk.name!r}: see `trunkline number list`")
+        raise Invalid("from", f"{number} is not registered on trunk {trunk.name!r}: take one of its numbers")
     return number
 
 

@@ -24,6 +24,7 @@ from pydantic.config import JsonDict
 
 from models.agents import check_host, host_and_port
 from scheduler.fields import by, plain_text, thing_name, without_defaults
+from scheduler.phone_numbers import e164
 
 _PREFIX = re.compile(r"\+[1-9][0-9]{0,14}")
 _CODECS = re.compile(r"[a-z0-9]+(,[a-z0-9]+)*")
@@ -94,6 +95,29 @@ def _not_yet(wanted: bool) -> bool:
     return wanted
 
 
+def _no_ice(wanted: bool) -> bool:
+    if wanted:
+        raise ValueError("ICE is not supported: must be false")
+    return wanted
+
+
+def _always_e164(wanted: bool) -> bool:
+    if not wanted:
+        raise ValueError("must be true: calls go out from numbers in international form (E.164) only, like +4930123456")
+    return wanted
+
+
+def _always_on(wanted: bool) -> bool:
+    if not wanted:
+        raise ValueError("must be true: a number that is not to be called from is removed, or its trunk switched off")
+    return wanted
+
+
+def _numbered(number: object) -> object:
+    """One that is given alone, as those of `from_phone_numbers` are."""
+    return {"phone_number": number} if isinstance(number, str) else number
+
+
 def _credential(text: SecretStr) -> SecretStr:
     plain = text.get_secret_value()
     by(plain_text, field="")(plain)
@@ -125,6 +149,7 @@ Network = Annotated[
         }
     ),
 ]
+Description = Annotated[str, AfterValidator(by(plain_text, field="description")), Field(max_length=1000)]
 # not min_length, which says of one that is wrong that there is none as well
 _SOME = (AfterValidator(_some), Field(json_schema_extra={"minItems": 1}))
 AuthType = Literal["userpass", "ip-based"]
@@ -149,10 +174,26 @@ class Gateway(BaseModel):
         return self.gateway_address + (f":{self.port}" if self.port else "")
 
 
+class NumberCreate(BaseModel):
+    """A number that the provider has given us."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    phone_number: Annotated[
+        str,
+        AfterValidator(by(e164, field="phone_number")),
+        Field(description="In international form (E.164).", examples=["+12025550100"]),
+    ]
+    name: Annotated[Name | None, Field(description="For people to know it by.", examples=["Support"])] = None
+    e164_check_enabled: Annotated[StrictBool, AfterValidator(_always_e164)] = True
+    is_active: Annotated[StrictBool, AfterValidator(_always_on)] = True
+
+
 class _TrunkFields(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     provider: Name | None = None
+    description: Description | None = None
     auth_username: Secret | None = None
     auth_password: Secret | None = None
     ip_identifiers: Annotated[tuple[Network, ...], Field(max_length=1000)] = ()
@@ -165,6 +206,7 @@ class _TrunkFields(BaseModel):
     media_encryption: Literal["no", "sdes"] = "no"
     media_encryption_optimistic: StrictBool = False
     qualify_frequency: Annotated[int, Field(strict=True, ge=0, le=86_400)] = 60
+    ice_support: Annotated[StrictBool, AfterValidator(_no_ice)] = False
     inbound_enabled: Annotated[StrictBool, AfterValidator(_not_yet)] = False
     outbound_leading_plus_enabled: StrictBool = True
     is_active: StrictBool = True
@@ -178,6 +220,12 @@ class _TrunkFields(BaseModel):
     send_pai: StrictBool = False
 
 
+_Number = Annotated[
+    NumberCreate,
+    BeforeValidator(_numbered, json_schema_input_type=str | NumberCreate),
+]
+
+
 class TrunkCreate(_TrunkFields):
     """A trunk to be made."""
 
@@ -186,6 +234,7 @@ class TrunkCreate(_TrunkFields):
     name: Name
     auth_type: AuthType
     gateways: Annotated[tuple[Gateway, ...], Field(max_length=20), *_SOME]
+    phone_numbers: Annotated[tuple[_Number, ...], Field(max_length=1000)] = ()
 
 
 class TrunkUpdate(_TrunkFields):

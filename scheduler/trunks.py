@@ -6,7 +6,6 @@ come out: the services' role may not even select them.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,7 +20,7 @@ from sqlalchemy.exc import IntegrityError
 from models.errors import Conflict, Invalid, NotFound
 from models.schema import attempts, phone_numbers, trunk_credentials, trunk_gateways, trunks
 from models.statuses import OPEN, Status
-from scheduler.numbers import refuse_if_awaited
+from scheduler import numbers
 from scheduler.phone_numbers import country_code
 from scheduler.refs import Ref, find, is_named
 from scheduler.trunk_fields import Gateway, TrunkCreate, TrunkUpdate
@@ -50,6 +49,7 @@ class Trunk:
     id: UUID
     name: str
     provider: str | None
+    description: str | None
     auth_type: str
     gateways: tuple[Gateway, ...]  #: in the order they are tried
     phone_numbers: tuple[str, ...]
@@ -78,7 +78,7 @@ class Trunk:
 
 
 def create(connection: Connection, new: TrunkCreate) -> Trunk:
-    """Raises `Invalid` for fields that do not go together, `Conflict` for a name that is taken."""
+    """Raises `Invalid` for fields that do not go together, `Conflict` for a name or a number that is taken."""
     _check_together(new.model_dump())
     if new.auth_type == "userpass":
         for field in _CREDENTIALS:
@@ -94,6 +94,10 @@ def create(connection: Connection, new: TrunkCreate) -> Trunk:
         raise _taken(new.name) from error
     _write_gateways(connection, trunk_id, new.gateways)
     _write_credentials(connection, trunk_id, new)
+    for number in sorted(
+        new.phone_numbers, key=lambda one: one.phone_number
+    ):  # two who want the same ones wait in turn
+        numbers.add(connection, number.phone_number, trunk_id, name=number.name)
     return get(connection, trunk_id)
 
 
@@ -163,13 +167,13 @@ def delete(connection: Connection, trunk: Ref) -> int:
     if still:
         raise Conflict(
             f"trunk: {name!r} has {still} open {'call' if still == 1 else 'calls'}:"
-            f" switch it off with `trunkline trunk disable {shlex.quote(name)}`, and delete it when they are over"
+            " switch it off, and delete it when they are over"
         )
     registered = select(phone_numbers.c.phone_number).where(phone_numbers.c.trunk_id == trunk_id)
-    numbers = connection.execute(registered).scalars().all()
-    refuse_if_awaited(connection, numbers)
+    theirs = connection.execute(registered).scalars().all()
+    numbers.refuse_if_awaited(connection, theirs)
     connection.execute(trunks.delete().where(trunks.c.id == trunk_id))
-    return len(numbers)
+    return len(theirs)
 
 
 def prefixes(connection: Connection, trunk_id: UUID) -> tuple[str, ...]:
@@ -192,12 +196,12 @@ def _select(connection: Connection, *where: ColumnElement[bool]) -> list[Trunk]:
         gateways[gateway.trunk_id].append(
             Gateway(gateway_address=gateway.gateway_address, port=gateway.port, priority=gateway.priority)
         )
-    numbers: dict[UUID, list[str]] = {trunk_id: [] for trunk_id in ids}
+    theirs: dict[UUID, list[str]] = {trunk_id: [] for trunk_id in ids}
     n = phone_numbers.c
     for number in connection.execute(
         select(n.trunk_id, n.phone_number).where(n.trunk_id.in_(ids)).order_by(n.phone_number)
     ):
-        numbers[number.trunk_id].append(number.phone_number)
+        theirs[number.trunk_id].append(number.phone_number)
     return [
         Trunk(
             **{
@@ -206,7 +210,7 @@ def _select(connection: Connection, *where: ColumnElement[bool]) -> list[Trunk]:
                 "allowed_prefixes": None if row["allowed_prefixes"] is None else tuple(row["allowed_prefixes"]),
             },
             gateways=tuple(gateways[row["id"]]),
-            phone_numbers=tuple(numbers[row["id"]]),
+            phone_numbers=tuple(theirs[row["id"]]),
         )
         for row in rows
     ]
@@ -228,6 +232,9 @@ def _check_together(fields: Mapping[str, Any]) -> None:
     addresses = [(gateway["gateway_address"].lower(), gateway["port"]) for gateway in fields.get("gateways") or ()]
     if len(set(addresses)) != len(addresses):
         raise Invalid("gateways", "must be different: one is there twice")
+    numbered = [number["phone_number"] for number in fields.get("phone_numbers") or ()]
+    if len(set(numbered)) != len(numbered):
+        raise Invalid("phone_numbers", "must be different: one is there twice")
 
 
 def _columns(fields: Mapping[str, Any]) -> dict[str, Any]:

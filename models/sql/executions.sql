@@ -3,7 +3,8 @@
 --   ids  uuid[]   at  timestamptz or NULL
 SELECT c.id, c.agent_id, c.campaign_id, c.status, c.phone_number, c.name, c.variables, c.disposition, c.explanation,
        c.created_at, c.updated_at, coalesce(c.scheduled_at, p.scheduled_at) AS scheduled_at,
-       coalesce(c.retry_config, p.retry_config) AS retry_config, c.bypass_call_guardrails, coalesce(a.from_number, c.from_number) AS from_number,
+       coalesce(c.retry_config, p.retry_config) AS retry_config, (c.bypass_call_guardrails OR coalesce(p.bypass_call_guardrails, false)) AS bypass_call_guardrails,
+       coalesce(a.from_number, c.from_number) AS from_number,
        CASE WHEN %(at)s::timestamptz IS NULL THEN c.attempts
             ELSE (SELECT count(*) FROM attempts b WHERE b.call_id = c.id AND b.queued_at <= %(at)s::timestamptz) END AS attempts,
        a.status AS attempt_status, a.disposition AS attempt_disposition, a.explanation AS attempt_explanation,

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection
 
 from models.errors import Conflict, NotFound, WrongState
 from models.statuses import Status
 from scheduler import batches, campaigns, deletion, holdups, resolving, stopping
+from scheduler.api.forms import body_of, described
 from scheduler.api.moments import Moment
 from scheduler.api.parts import Parts, Using
 from scheduler.api.problems import answers
@@ -57,6 +59,7 @@ class Batch(BaseModel):
     execution_status: dict[Status, int] = Field(description="How many calls are in each status.")
     webhook_url: str | None
     retry_config: RetryConfig | None
+    bypass_call_guardrails: bool
 
 
 class BatchPage(BaseModel):
@@ -79,6 +82,11 @@ class Start(BaseModel):
         description="ISO 8601 with an offset or `Z`, at most 366 days ahead; now where it has passed or is left out.",
         examples=["2026-03-01T09:30:00+05:30"],
     )
+    bypass_call_guardrails: bool = Field(False, strict=True, description="Kept and shown; there are no guardrails yet.")
+
+
+async def _start(request: Request) -> Start:
+    return await body_of(request, Start) or Start.model_validate({})
 
 
 class Stop(BaseModel):
@@ -198,16 +206,17 @@ def delete(batch_id: UUID, using: Using) -> Deleted:
     return Deleted()
 
 
-@router.post("/{batch_id}/schedule", responses=answers(400, 404, 409, 422))
-def schedule(batch_id: UUID, using: Using, body: Start | None = None) -> Started:
+@router.post("/{batch_id}/schedule", responses=answers(400, 404, 409, 422), openapi_extra=described(Start))
+def schedule(batch_id: UUID, using: Using, asked: Annotated[Start, Depends(_start)]) -> Started:
     """Starts a batch, now or later. One that is to start later may be scheduled anew."""
-    at = later(body.scheduled_at if body else None, datetime.now(UTC))
+    at = later(asked.scheduled_at, datetime.now(UTC))
+    bypass = asked.bypass_call_guardrails
     with as_batch():
         if at is None:
-            _run(using, batch_id, campaigns.start)
+            _run(using, batch_id, partial(campaigns.start, bypass_call_guardrails=bypass))
             return Started(state="running")
         with using.transaction() as connection:
-            campaigns.schedule(connection, batch_id, at)
+            campaigns.schedule(connection, batch_id, at, bypass_call_guardrails=bypass)
     return Started(state="scheduled", scheduled_at=at.astimezone(UTC))
 
 

@@ -19,7 +19,7 @@ from scheduler import numbers, trunk_check, trunk_health, trunks
 from scheduler.api.parts import Using
 from scheduler.api.problems import answers, as_sent
 from scheduler.numbers import RegisteredNumber
-from scheduler.trunk_fields import TrunkCreate, TrunkUpdate
+from scheduler.trunk_fields import NumberCreate, TrunkCreate, TrunkUpdate
 from scheduler.trunk_health import Pause
 from scheduler.trunks import Trunk
 
@@ -35,17 +35,10 @@ class NumberShown(BaseModel):
 
     id: UUID
     phone_number: str = Field(examples=["+12025550100"])
+    name: str | None = Field(examples=["Support"])
     byot_trunk_id: UUID = Field(description="The trunk that it is on.")
     telephony_provider: Literal["sip-trunk"] = "sip-trunk"
     created_at: datetime
-
-
-class NewNumber(BaseModel):
-    """A number that the provider has given us."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    phone_number: str = Field(description="In international form (E.164).", examples=["+12025550100"])
 
 
 class AddressShown(BaseModel):
@@ -75,6 +68,7 @@ class TrunkShown(BaseModel):
     id: UUID
     name: str
     provider: str | None
+    description: str | None
     auth_type: Literal["userpass", "ip-based"]
     gateways: list[GatewayShown] = Field(description="In the order they are tried.")
     phone_numbers: list[NumberShown]
@@ -88,6 +82,7 @@ class TrunkShown(BaseModel):
     media_encryption: str
     media_encryption_optimistic: bool
     qualify_frequency: int
+    ice_support: Literal[False] = False
     inbound_enabled: bool
     outbound_leading_plus_enabled: bool
     is_active: bool
@@ -152,7 +147,7 @@ class TrunkChecked(BaseModel):
 
 @router.post("", status_code=201, responses=answers(409, 422))
 def create(new: TrunkCreate, using: Using) -> TrunkShown:
-    """Makes a trunk; numbers to call from are added at `/sip-trunks/trunks/{trunk_id}/numbers`."""
+    """Makes a trunk with its numbers; more of them are added at `/sip-trunks/trunks/{trunk_id}/numbers`."""
     with using.transaction() as connection:
         [made] = _shown(connection, [trunks.create(connection, new)])
     using.wake()
@@ -198,10 +193,10 @@ def delete(trunk_id: UUID, using: Using) -> TrunkDeleted:
 
 
 @router.post("/{trunk_id}/numbers", status_code=201, responses=answers(404, 409, 422))
-def add_number(trunk_id: UUID, new: NewNumber, using: Using) -> NumberShown:
+def add_number(trunk_id: UUID, new: NumberCreate, using: Using) -> NumberShown:
     """Registers a number on a trunk; it can be called from at once."""
     with using.transaction() as connection:
-        added = _number(numbers.add(connection, new.phone_number, trunk_id))
+        added = _number(numbers.add(connection, new.phone_number, trunk_id, name=new.name))
     using.wake()
     return added
 
@@ -298,5 +293,9 @@ def _one_shown(
 
 def _number(number: RegisteredNumber) -> NumberShown:
     return NumberShown(
-        id=number.id, phone_number=number.phone_number, byot_trunk_id=number.trunk_id, created_at=number.created_at
+        id=number.id,
+        phone_number=number.phone_number,
+        name=number.name,
+        byot_trunk_id=number.trunk_id,
+        created_at=number.created_at,
     )

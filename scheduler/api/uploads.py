@@ -15,7 +15,6 @@ import os
 import tempfile
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from email.message import Message
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,12 +23,13 @@ from uuid import UUID
 import uuid_utils.compat
 from anyio import CapacityLimiter, to_thread
 from anyio.lowlevel import RunVar
-from fastapi import APIRouter, Form, Header, HTTPException, Request, Response, UploadFile
+from fastapi import APIRouter, Form, Header, Request, Response, UploadFile
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.errors import Conflict, Unavailable
 from scheduler import intake
+from scheduler.api.forms import check_utf8
 from scheduler.api.parts import Asking, Parts, Using
 from scheduler.api.problems import answers, as_sent
 from scheduler.fields import first_problem
@@ -63,10 +63,7 @@ class _BoundedForm(APIRoute):
         handle = super().get_route_handler()
 
         async def read_and_handle(request: Request) -> Response:
-            content_type = Message()
-            content_type["content-type"] = request.headers.get("content-type", "")
-            if content_type.get_content_charset("utf-8") not in {"utf-8", "utf8", "us-ascii"}:
-                raise HTTPException(400, "the form must be UTF-8")  # some codecs fail, others make what nobody can keep
+            check_utf8(request.headers.get("content-type", ""))
             with _disk():
                 await request.form(max_files=1, max_fields=_MOST_FIELDS, max_part_size=_LONGEST_FIELD)
             return await handle(request)

@@ -20,12 +20,14 @@ Number = Annotated[str, typer.Argument(metavar="+E164", show_default=False, help
 
 @group.command()
 def add(
-    phone_number: Number, trunk: Annotated[str, typer.Option(metavar="NAME", help="The trunk it belongs to.")]
+    phone_number: Number,
+    trunk: Annotated[str, typer.Option(metavar="NAME", help="The trunk it belongs to.")],
+    name: Annotated[str | None, typer.Option(metavar="TEXT", help="For you to know it by.")] = None,
 ) -> None:
     """Register a number on a trunk."""
     settings = read_settings()
     with transaction(settings) as connection:
-        number = numbers.add(connection, phone_number, trunk).phone_number
+        number = numbers.add(connection, phone_number, trunk, name=name).phone_number
     wake(settings)
     terminal.say(f"{number} is registered on trunk {trunk}")
 
@@ -35,7 +37,7 @@ def list_all() -> None:
     """List the numbers with their trunks."""
     with transaction(read_settings()) as connection:
         rows = numbers.list_all(connection)
-    terminal.table(("PHONE NUMBER", "TRUNK"), [(row.phone_number, row.trunk) for row in rows])
+    terminal.table(("PHONE NUMBER", "TRUNK", "NAME"), [(row.phone_number, row.trunk, row.name) for row in rows])
 
 
 @group.command()

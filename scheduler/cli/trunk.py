@@ -27,6 +27,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
 Gateways = typer.Option("--gateway", metavar="HOST[:PORT]", help="Its address; several are tried in this order.")
 AuthType = typer.Option(metavar="userpass|ip-based", help="By username and password, or by our address.")
 Provider = Annotated[str | None, typer.Option(metavar="TEXT", help="Whose trunk it is, for you to remember.")]
+Description = Annotated[str | None, typer.Option(metavar="TEXT", help="What it is for, for you to remember.")]
 Username = Annotated[str | None, typer.Option("--username", metavar="U", help="For userpass.")]
 Password = Annotated[str | None, typer.Option("--password", metavar="P", help="For userpass; - asks for it.")]
 MaxCalls = Annotated[int | None, typer.Option("--max-concurrent-calls", metavar="N", help="Slots. New: 10.")]
@@ -71,6 +72,7 @@ def create(
     disallow: Disallow = None,
     allowed_prefixes: Prefixes = None,
     provider: Provider = None,
+    description: Description = None,
     transport: Transport = None,
     media_encryption: Encryption = None,
     media_encryption_optimistic: Optimistic = None,
@@ -143,6 +145,7 @@ def update(
     disallow: Disallow = None,
     allowed_prefixes: Prefixes = None,
     provider: Provider = None,
+    description: Description = None,
     transport: Transport = None,
     media_encryption: Encryption = None,
     media_encryption_optimistic: Optimistic = None,
@@ -249,7 +252,7 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
         fields["gateways"] = [
             Gateway.parse(text, priority=priority) for priority, text in enumerate(options["gateway"], start=1)
         ]
-    for field in ("provider", "from_user", "from_domain", "contact_user"):
+    for field in ("provider", "description", "from_user", "from_domain", "contact_user"):
         if fields.get(field) == "":
             fields[field] = None
     if fields.get("allowed_prefixes") == [""]:

@@ -178,19 +178,20 @@ def test_a_trunk_is_made_shown_changed_and_deleted(operator: Operator) -> None:
         ),
         *("--no-leading-plus", "--allow", "ulaw", "--allowed-prefix", "+49", "--allowed-prefix", "+43"),
         *("--transport", "transport-tls", "--media-encryption", "sdes", "--from-user", "me"),
+        *("--description", "for spring"),
     )
     assert operator.one("SELECT auth_password FROM trunk_credentials") == "s;e^c'ret"
     assert "acme" in operator.does("trunk", "list")
     shown = operator.does("trunk", "show", "acme")
     for line in ("gateways .*sip.example.com:5080, \\[2001:db8::1\\]", "allowed_prefixes .*\\+49, \\+43", "outbound_leading_plus_enabled +no",
-                 "max_calls_per_second +2.5", "media_encryption +sdes", "from_user +me"):  # fmt: skip
+                 "max_calls_per_second +2.5", "media_encryption +sdes", "from_user +me", "description +for spring"):  # fmt: skip
         assert re.search(line, shown), shown
     assert "s;e^c'ret" not in shown
     assert "auth_password" not in shown
 
     stays = operator.one("SELECT id FROM trunk_gateways WHERE port = 5080")
     operator.does("trunk", "update", "acme", "--gateway", "other.example.com", "--gateway", "sip.example.com:5080",
-                  "--rename", "new name", "--from-user", "", "--allowed-prefix", "", "--password", "second")  # fmt: skip
+                  "--rename", "new name", "--from-user", "", "--description", "", "--allowed-prefix", "", "--password", "second")  # fmt: skip
     with operator.owner.connect() as connection:
         rows = connection.exec_driver_sql(
             "SELECT gateway_address, port, priority FROM trunk_gateways ORDER BY priority"
@@ -199,7 +200,7 @@ def test_a_trunk_is_made_shown_changed_and_deleted(operator: Operator) -> None:
     assert operator.one("SELECT id FROM trunk_gateways WHERE port = 5080") == stays
     assert operator.one("SELECT auth_username || ' ' || auth_password FROM trunk_credentials") == "me second"
     assert operator.one(
-        "SELECT from_user IS NULL AND allowed_prefixes IS NULL AND max_concurrent_calls = 20 FROM trunks"
+        "SELECT from_user IS NULL AND description IS NULL AND allowed_prefixes IS NULL AND max_concurrent_calls = 20 FROM trunks"
     )
 
     operator.does("trunk", "disable", "new name")
@@ -246,6 +247,8 @@ def test_numbers_and_agents_are_listed_and_removed(ready: Operator) -> None:
         "number", "add", OURS, "--trunk", "other"
     )
     assert ready.does("number", "list").splitlines()[1].split() == [OURS, "acme"]
+    ready.does("number", "add", "+12025550177", "--trunk", "acme", "--name", "Support")
+    assert ready.does("number", "list").splitlines()[1].split() == ["+12025550177", "acme", "Support"]
     ready.does("number", "remove", OURS)
     assert "there is no phone_number" in ready.is_refused("number", "remove", OURS)
     ready.does("agent", "create", "[red]x[/]", "--connect", "dialplan://bots/s")
@@ -586,7 +589,7 @@ def test_commands_are_told_with_the_names_they_need_quoted(ready: Operator, tmp_
     assert "`trunkline trunk check 'my trunk'`" in ready.does("explain", "my list")
     ready.does("trunk", "disable", "my trunk")
     assert "`trunkline trunk enable 'my trunk'`" in ready.does("explain", "my list")
-    assert "`trunkline trunk enable 'my trunk'`" in ready.is_refused("call", THEIRS, "--agent", "bot", "--from", OURS)
+    assert "on trunk 'my trunk', which is off" in ready.is_refused("call", THEIRS, "--agent", "bot", "--from", OURS)
 
 
 def test_a_call_that_no_worker_takes_says_so(ready: Operator) -> None:

@@ -29,9 +29,12 @@ ALTER TABLE campaigns ADD COLUMN webhook_url text;  -- instead of its agent's
 ALTER TABLE campaigns ADD COLUMN scheduled_at timestamptz;  -- a ready campaign starts then by itself
 ALTER TABLE campaigns ADD COLUMN file_name text;
 ALTER TABLE campaigns ADD COLUMN retry_config jsonb;
+ALTER TABLE campaigns ADD COLUMN bypass_call_guardrails boolean NOT NULL DEFAULT false;
 ALTER TABLE calls ADD COLUMN scheduled_at timestamptz;  -- of a single call, as it was asked for; NULL: at once
 ALTER TABLE calls ADD COLUMN retry_config jsonb;  -- of a single call
 ALTER TABLE calls ADD COLUMN bypass_call_guardrails boolean NOT NULL DEFAULT false;
+ALTER TABLE trunks ADD COLUMN description text;
+ALTER TABLE phone_numbers ADD COLUMN name text;  -- for people to know it by
 -- A campaign that was deleted is gone from `campaigns` at once; what it had is removed piece by piece, and its id stays for as
 -- long as an Idempotency-Key may name it.
 CREATE TABLE deleted_campaigns (

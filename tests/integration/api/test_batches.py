@@ -443,6 +443,92 @@ def test_a_time_that_is_none_is_refused(asks: httpx.Client, rows: Rows, at: obje
     assert asks.get(f"/batches/{batch_id}").json()["status"] == "ready"
 
 
+FORMS = {"urlencoded": "application/x-www-form-urlencoded", "multipart": "multipart/form-data"}
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_a_form_schedules_a_batch_as_json_does(asks: httpx.Client, rows: Rows, kind: str) -> None:
+    batch = f"/batches/{made(asks, rows)}"
+    assert asks.get(batch).json()["bypass_call_guardrails"] is False
+
+    def schedules(**fields: str) -> httpx.Response:
+        if kind == "urlencoded":
+            return asks.post(f"{batch}/schedule", data=fields)
+        return asks.post(f"{batch}/schedule", files={name: (None, text) for name, text in fields.items()})
+
+    at = (datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)).isoformat()
+    answer = schedules(scheduled_at=at, bypass_call_guardrails="true")
+    assert answer.request.headers["content-type"].startswith(FORMS[kind])
+    assert (answer.status_code, answer.json()["state"]) == (200, "scheduled"), answer.text
+    shown = asks.get(batch).json()
+    assert (shown["status"], shown["bypass_call_guardrails"]) == ("scheduled", True)
+    assert datetime.fromisoformat(shown["scheduled_at"]) == datetime.fromisoformat(at)
+    calls = asks.get(f"{batch}/executions").json()["data"]
+    assert [call["bypass_call_guardrails"] for call in calls] == [True] * 3
+
+    for fields, field in [
+        ({"scheduled_at": "tomorrow"}, "scheduled_at"),
+        ({"scheduled_at": ""}, "scheduled_at"),
+        ({"scheduled_at": at, "bypass_call_guardrails": "maybe"}, "bypass_call_guardrails"),
+        ({"scheduled_at": at, "schedule_at": at}, "schedule_at"),
+        ({"scheduled_at": "2222-02-22T22:22:22Z"}, "scheduled_at"),
+    ]:
+        refused = schedules(**fields)
+        assert (refused.status_code, [each["field"] for each in refused.json()["errors"]]) == (422, [field]), fields
+    assert asks.get(batch).json() == shown, "nothing was written"
+
+    assert schedules(scheduled_at=at).status_code == 200
+    assert asks.get(batch).json()["bypass_call_guardrails"] is False, "each time it is as it was said"
+    assert schedules(scheduled_at="2020-01-01T00:00:00Z", bypass_call_guardrails="True").json()["state"] == "running"
+    assert asks.get(batch).json()["bypass_call_guardrails"] is True
+    assert detail(schedules(scheduled_at=at)) == "batch is not ready: it is running"
+
+
+def test_what_is_no_form_starts_nothing(asks: httpx.Client, rows: Rows) -> None:
+    batch = f"/batches/{made(asks, rows)}"
+    at = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    multipart, urlencoded = "multipart/form-data; boundary=x", "application/x-www-form-urlencoded"
+    head = '--x\r\nContent-Disposition: form-data; name="{}"\r\n\r\n{}\r\n'
+    moment = head.format("scheduled_at", at)
+    for content, content_type, status in [
+        (moment, multipart, 400),  # cut: no end
+        (head.format("bypass_call_guardrails", "true") + moment[:-3], multipart, 400),
+        ("--y--", multipart, 400),
+        ("x", "multipart/form-data", 400),
+        (moment + "--x--", f"{multipart}; charset=utf-7", 400),
+        (moment + moment + "--x--", multipart, 422),
+        ("scheduled_at=&scheduled_at=", urlencoded, 422),
+        ("a" * 20_000, urlencoded, 413),
+        ("scheduled_at=" + "%00", urlencoded, 422),
+        ("%00=1", urlencoded, 422),
+        ("{}", "text/plain", 415),
+        ("{}", "", 415),
+        ("[]", "application/json", 422),
+        ("null", "application/json", 422),
+        ('{"bypass_call_guardrails": "true"}', "application/json", 422),
+    ]:
+        refused = asks.post(f"{batch}/schedule", content=content, headers={"Content-Type": content_type})
+        assert refused.status_code == status, (content[:60], refused.text)
+    file = asks.post(f"{batch}/schedule", files={"scheduled_at": ("at.txt", at)})
+    assert (file.status_code, file.json()["detail"]) == (422, "scheduled_at: must be text, not a file")
+    assert asks.get(batch).json()["status"] == "ready"
+
+
+def test_guardrails_that_a_scheduled_batch_bypasses_stay_so_when_it_starts(
+    small_api: SmallApi, asks: httpx.Client, rows: Rows
+) -> None:
+    batch = f"/batches/{made(asks, rows)}"
+    soon = {"scheduled_at": (datetime.now(UTC) + timedelta(seconds=0.2)).isoformat(), "bypass_call_guardrails": True}
+    assert asks.post(f"{batch}/schedule", json=soon).status_code == 200
+
+    def runs() -> bool:
+        keep_house(small_api)
+        return bool(asks.get(batch).json()["status"] == "running")
+
+    until(runs, what="the leader starts it")
+    assert asks.get(batch).json()["bypass_call_guardrails"] is True
+
+
 def test_a_batch_is_scheduled_scheduled_anew_and_started_when_its_time_has_come(
     small_api: SmallApi, asks: httpx.Client, rows: Rows
 ) -> None:

@@ -56,6 +56,7 @@ class User:
             {
                 "name": f"reference {next(_used)}",
                 "provider": "custom",
+                "description": "Main trunk",
                 "auth_type": "userpass",
                 "auth_username": USERNAME,
                 "auth_password": PASSWORD,
@@ -68,7 +69,8 @@ class User:
             },
         )
         number = f"+1204555{next(_used):04}"
-        self.posts(f"/sip-trunks/trunks/{made['id']}/numbers", {"phone_number": number})
+        added = {"phone_number": number, "name": "Support Line", "e164_check_enabled": True}
+        self.posts(f"/sip-trunks/trunks/{made['id']}/numbers", added)
         return Trunk(id=made["id"], number=number, shown=made)
 
     def agent(self, connect: str = "playback://hello-world") -> str:
@@ -223,7 +225,12 @@ def test_a_batch_is_made_scheduled_watched_and_read(user: User, tmp_path: Path) 
     assert answer.json() == {"batch_id": batch, "state": "created"}
 
     begins = datetime.now(UTC) + timedelta(seconds=3)
-    user.posts(f"/batches/{batch}/schedule", {"scheduled_at": begins.isoformat()}, 200)
+    form = {
+        "scheduled_at": (None, begins.isoformat()),
+        "bypass_call_guardrails": (None, "false"),
+    }  # multipart, as there
+    scheduled = user.api.post(f"/batches/{batch}/schedule", files=form)
+    assert (scheduled.status_code, scheduled.json()["state"]) == (200, "scheduled"), scheduled.text
     waiting = user.gets(f"/batches/{batch}")
     assert (waiting["status"], waiting["valid_contacts"], waiting["total_contacts"]) == ("scheduled", 3, 4)
     assert waiting["file_name"] == "customers.csv"

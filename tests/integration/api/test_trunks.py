@@ -54,6 +54,7 @@ def test_a_trunk_has_the_defaults_of_the_reference_service(asks: httpx.Client) -
         "id": trunk["id"],
         "name": "acme",
         "provider": None,
+        "description": None,
         "auth_type": "ip-based",
         "gateways": [{**GATEWAY, "trouble": None}],
         "phone_numbers": [],
@@ -67,6 +68,7 @@ def test_a_trunk_has_the_defaults_of_the_reference_service(asks: httpx.Client) -
         "media_encryption": "no",
         "media_encryption_optimistic": False,
         "qualify_frequency": 60,
+        "ice_support": False,
         "inbound_enabled": False,
         "outbound_leading_plus_enabled": True,
         "is_active": True,
@@ -134,6 +136,10 @@ def test_a_change_is_what_is_given_and_replaces_lists_whole(asks: httpx.Client) 
         ("is_active", None),
         ("is_active", "true"),
         ("inbound_enabled", True),
+        ("ice_support", True),
+        ("ice_support", None),
+        ("description", "a\nb"),
+        ("description", "x" * 1001),
         ("media_encryption", "sdes"),
         ("qualify_frequency", -1),
         ("max_concurrent_calls", None),
@@ -238,6 +244,7 @@ def test_numbers_are_added_listed_and_removed_under_their_own_trunk(asks: httpx.
     assert number == {
         "id": number["id"],
         "phone_number": FROM,
+        "name": None,
         "byot_trunk_id": first["id"],
         "telephony_provider": "sip-trunk",
         "created_at": number["created_at"],
@@ -247,6 +254,16 @@ def test_numbers_are_added_listed_and_removed_under_their_own_trunk(asks: httpx.
     assert asks.get(f"{TRUNKS}/{first['id']}").json()["phone_numbers"] == [number]
     for wrong in (None, "", "2025550100", "+1\0", 12025550100):
         assert fields_of(asks.post(numbers, json={"phone_number": wrong})) == ["phone_number"]
+    more: dict[str, list[object]] = {
+        "name": ["", " x", "x" * 101, "a\0b", 5],
+        "e164_check_enabled": [False, None, "true"],
+        "is_active": [False, None, 1],
+        "nonsense": [1],
+    }
+    for field, values in more.items():
+        for value in values:
+            refused = asks.post(numbers, json={"phone_number": "+12025550102", field: value})
+            assert fields_of(refused) == [field], refused.text
     taken = asks.post(f"{TRUNKS}/{other['id']}/numbers", json={"phone_number": FROM})
     assert taken.status_code == 409
     assert FROM in taken.json()["detail"]
@@ -258,6 +275,50 @@ def test_numbers_are_added_listed_and_removed_under_their_own_trunk(asks: httpx.
     assert asks.delete(f"{numbers}/{number['id']}").status_code == 200
     assert asks.delete(f"{numbers}/{number['id']}").status_code == 404
     assert asks.get(numbers).json() == []
+
+
+def test_a_number_keeps_the_name_that_it_was_given(asks: httpx.Client) -> None:
+    trunk = made(asks)
+    numbers = f"{TRUNKS}/{trunk['id']}/numbers"
+    body = {"phone_number": FROM, "name": "Mumbai ☎", "e164_check_enabled": True, "is_active": True}
+    number = asks.post(numbers, json=body).json()
+    assert (number["phone_number"], number["name"]) == (FROM, "Mumbai ☎")
+    assert asks.get(numbers).json() == [asks.get(f"{numbers}/{number['id']}").json()] == [number]
+
+
+def test_a_description_is_kept_changed_and_taken_away(asks: httpx.Client) -> None:
+    trunk = made(asks, description="Outbound sales, “north”", ice_support=False)
+    assert trunk["description"] == "Outbound sales, “north”"
+    assert changed(asks, trunk, provider="Acme")["description"] == trunk["description"]
+    assert changed(asks, trunk, description="x" * 1000, ice_support=False)["description"] == "x" * 1000
+    assert changed(asks, trunk, description=None)["description"] is None
+
+
+def test_a_trunk_comes_with_its_numbers_or_not_at_all(asks: httpx.Client) -> None:
+    second = {"phone_number": "+12025550101", "name": "Support", "e164_check_enabled": True}
+    trunk = made(asks, phone_numbers=[second, FROM])
+    shown = [(number["phone_number"], number["name"], number["byot_trunk_id"]) for number in trunk["phone_numbers"]]
+    assert shown == [(FROM, None, trunk["id"]), ("+12025550101", "Support", trunk["id"])]
+    assert asks.get(f"{TRUNKS}/{trunk['id']}/numbers").json() == trunk["phone_numbers"]
+
+    other = {**LEAST, "name": "other"}
+    wrong: list[tuple[object, str]] = [
+        (None, "phone_numbers"),
+        ("+12025550102", "phone_numbers"),
+        (["+12025550102", "2025550103"], "phone_numbers.1.phone_number"),
+        ([5], "phone_numbers.0"),
+        ([{"phone_number": "+12025550102", "e164_check_enabled": False}], "phone_numbers.0.e164_check_enabled"),
+        ([{"phone_number": "+12025550102", "trunk": 1}], "phone_numbers.0.trunk"),
+        (["+12025550102", {"phone_number": " +12025550102"}], "phone_numbers"),
+        ([f"+1202555{at:04}" for at in range(1001)], "phone_numbers"),
+    ]
+    for value, field in wrong:
+        refused = asks.post(TRUNKS, json={**other, "phone_numbers": value})
+        assert fields_of(refused) == [field], refused.text
+    taken = asks.post(TRUNKS, json={**other, "phone_numbers": ["+12025550102", FROM]})
+    assert (taken.status_code, "on trunk 'acme'" in taken.json()["detail"]) == (409, True)
+    assert asks.get(TRUNKS).json() == [trunk], "nothing was written"
+    assert fields_of(asks.patch(f"{TRUNKS}/{trunk['id']}", json={"phone_numbers": []})) == ["phone_numbers"]
 
 
 def test_a_trunk_is_deleted_with_its_numbers_and_says_how_many(asks: httpx.Client) -> None:
@@ -285,7 +346,7 @@ def test_what_is_in_use_stays_and_it_is_said_by_what(asks: httpx.Client, small_a
     rows.grant(campaign)
     refused = asks.delete(trunk)
     assert refused.status_code == 409
-    assert "has 1 open call" in refused.json()["detail"]
+    assert refused.json()["detail"].endswith("has 1 open call: switch it off, and delete it when they are over")
 
 
 def test_what_keeps_failing_is_said_as_the_command_line_says_it(asks: httpx.Client, small_api: SmallApi) -> None:

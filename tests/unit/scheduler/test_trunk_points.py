@@ -28,6 +28,7 @@ TRUNK = Trunk(
     id=uuid4(),
     name="acme",
     provider=None,
+    description=None,
     auth_type="userpass",
     gateways=(),
     phone_numbers=(NUMBER, OTHER),

@@ -24,6 +24,8 @@ def test_the_defaults_are_those_of_the_reference_service() -> None:
     assert trunk.gateways == (Gateway(gateway_address="sip.example.com", port=5060, priority=1),)
     assert trunk.model_dump(exclude={"name", "auth_type", "gateways"}) == {
         "provider": None,
+        "description": None,
+        "phone_numbers": (),
         "auth_username": None,
         "auth_password": None,
         "ip_identifiers": (),
@@ -36,6 +38,7 @@ def test_the_defaults_are_those_of_the_reference_service() -> None:
         "media_encryption": "no",
         "media_encryption_optimistic": False,
         "qualify_frequency": 60,
+        "ice_support": False,
         "inbound_enabled": False,
         "outbound_leading_plus_enabled": True,
         "is_active": True,
