@@ -101,12 +101,6 @@ def _no_ice(wanted: bool) -> bool:
     return wanted
 
 
-def _always_e164(wanted: bool) -> bool:
-    if not wanted:
-        raise ValueError("must be true: calls go out from numbers in international form (E.164) only, like +4930123456")
-    return wanted
-
-
 def _always_on(wanted: bool) -> bool:
     if not wanted:
         raise ValueError("must be true: a number that is not to be called from is removed, or its trunk switched off")
@@ -185,7 +179,7 @@ class NumberCreate(BaseModel):
         Field(description="In international form (E.164).", examples=["+12025550100"]),
     ]
     name: Annotated[Name | None, Field(description="For people to know it by.", examples=["Support"])] = None
-    e164_check_enabled: Annotated[StrictBool, AfterValidator(_always_e164)] = True
+    e164_check_enabled: Annotated[StrictBool, Field(description="It is checked either way.")] = True
     is_active: Annotated[StrictBool, AfterValidator(_always_on)] = True
 
 
