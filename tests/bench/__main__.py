@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import refill, single, throughput, upload
+from tests.bench import cost, refill, single, throughput, upload
 from tests.bench.figures import Figure
 from tests.bench.lab import Lab
 from tests.bench.report import save, table
@@ -20,6 +20,7 @@ from tests.integration.system import System
 
 BENCHES: dict[str, Callable[[Lab, int], list[Figure]]] = {
     "throughput": throughput.run,
+    "cost": cost.run,
     "refill": refill.run,
     "single": single.run,
     "upload": upload.run,

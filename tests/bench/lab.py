@@ -6,7 +6,8 @@ round by round, in one run: machines differ, and so does one machine from hour t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import psutil
 
 from deploy.carrier import witness
 from tests.integration.system import System, until
+
+SOUND = "playback://hello-world"  #: of the agent in every campaign here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +29,7 @@ class Lab:
     ) -> list[witness.CarrierCall]:
         """Dials everybody by a trunk of this name; returns what the carrier saw, in the order of the INVITEs."""
         from_number = self.system.add_trunk(name, slots=slots, calls_per_second=calls_per_second)
-        self.system.add_agent(name, "playback://hello-world")
+        self.system.add_agent(name, SOUND)
         file = self.directory / f"{name}.csv"
         file.write_text("phone_number\n" + "\n".join(to) + "\n")
         words = ["--name", name, "--agent", name, "--from", from_number, "--start"]
@@ -36,14 +39,22 @@ class Lab:
         return self.system.carrier_calls()
 
     def spent(self) -> dict[str, float]:
-        """CPU seconds, user and system, that each part has used until now, its children's with it."""
-        processes = {name: process.pid for name, process in self.system.processes.items()}
+        """CPU seconds, user and system, that each part that runs has used until now, its children's with it."""
+        processes = {name: process.pid for name, process in self.system.processes.items() if process.poll() is None}
+        processes["carrier"] = self.system.carrier.pid
         seconds = dict.fromkeys(processes, 0.0)
         for name, pid in processes.items():
             parent = psutil.Process(pid)
             for process in [parent, *parent.children(recursive=True)]:
                 seconds[name] += sum(process.cpu_times()[:4])  # the last two: of children that have ended
         return seconds
+
+    def spent_since(self, before: Mapping[str, float]) -> dict[str, float]:
+        """CPU seconds since `before`, by kind of part: all listeners and all workers together."""
+        seconds = defaultdict[str, float](float)
+        for name, now in self.spent().items():
+            seconds[name.partition("-")[0]] += now - before[name]
+        return dict(seconds)
 
 
 def middle(calls: Sequence[witness.CarrierCall]) -> tuple[float, float]:
