@@ -21,6 +21,7 @@ _IN_COMMON = ("asterisk", "postgres", "carrier")
 
 Peer = Callable[[Ground, Sequence[Originate], int], float]
 PEERS: Mapping[str, Peer] = {"blaster": blaster.run, "call files": call_files.run, "textbook": textbook.run}
+_NONE = Aim(at_most=0)
 _AIMS = {"blaster": 0.85, "call files": 1.0, "textbook": 1.0}
 
 
@@ -50,8 +51,8 @@ def run(lab: Lab, rounds: int) -> list[Figure]:
     return [
         *rates.values(),
         *(rates[_OURS].against(rates[name], Aim(at_least=least)) for name, least in _AIMS.items()),
-        *(_figure("never answered", name, "calls", turns[name], _unanswered) for name in names),
-        *(_figure("over the limit", name, "calls", turns[name], _over) for name in names),
+        *(_figure("never answered", name, "calls", turns[name], _unanswered, _NONE) for name in names),
+        *(_figure("over the limit", name, "calls", turns[name], _over, _NONE) for name in names),
         *(
             _figure(f"CPU of {part}", name, "ms a call", turns[name], _cost(part))
             for part in _IN_COMMON
@@ -74,8 +75,10 @@ def _peers(lab: Lab, ground: Ground, peer: Peer, people: Sequence[str]) -> _Turn
         return _Turn(calls=lab.system.carrier_calls(), spent=lab.spent_since(before))
 
 
-def _figure(name: str, of: str, unit: str, turns: Sequence[_Turn], value: Callable[[_Turn], float]) -> Figure:
-    return Figure(name=name, of=of, unit=unit, rounds=tuple(value(turn) for turn in turns))
+def _figure(
+    name: str, of: str, unit: str, turns: Sequence[_Turn], value: Callable[[_Turn], float], aim: Aim | None = None
+) -> Figure:
+    return Figure(name=name, of=of, unit=unit, rounds=tuple(value(turn) for turn in turns), aim=aim)
 
 
 def _rate(turn: _Turn) -> float:
