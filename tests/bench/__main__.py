@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import rate, refill, single, slots, throughput, upload
+from tests.bench import cost, rate, refill, single, slots, throughput, upload
 from tests.bench.figures import Figure
 from tests.bench.lab import Lab
 from tests.bench.report import save, table
@@ -21,6 +21,7 @@ from tests.integration.system import System
 BENCHES: dict[str, Callable[[Lab, int], list[Figure]]] = {
     "throughput": throughput.run,
     "slots": slots.run,
+    "cost": cost.run,
     "refill": refill.run,
     "rate": rate.run,
     "single": single.run,

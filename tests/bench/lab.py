@@ -7,7 +7,8 @@ round by round, in one run: machines differ, and so does one machine from hour t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from deploy.part import Part, stop
 from tests.integration.system import System, until
 
 UNLIMITED = 10_000  #: calls a second
+SOUND = "playback://hello-world"  #: of the agent in every campaign here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,7 @@ class Lab:
         `meanwhile` is called once it has been started.
         """
         from_number = self.system.add_trunk(name, slots=slots, calls_per_second=calls_per_second, carrier=carrier)
-        self.system.add_agent(name, "playback://hello-world")
+        self.system.add_agent(name, SOUND)
         file = self.directory / f"{name}.csv"
         file.write_text("phone_number\n" + "\n".join(to) + "\n")
         words = ["--name", name, "--agent", name, "--from", from_number, "--start"]
@@ -80,14 +82,22 @@ class Lab:
         )
 
     def spent(self) -> dict[str, float]:
-        """CPU seconds, user and system, that each part has used until now, its children's with it."""
-        processes = {name: process.pid for name, process in self.system.processes.items()}
+        """CPU seconds, user and system, that each part that runs has used until now, its children's with it."""
+        processes = {name: process.pid for name, process in self.system.processes.items() if process.poll() is None}
+        processes["carrier"] = self.system.carrier.pid
         seconds = dict.fromkeys(processes, 0.0)
         for name, pid in processes.items():
             parent = psutil.Process(pid)
             for process in [parent, *parent.children(recursive=True)]:
                 seconds[name] += sum(process.cpu_times()[:4])  # the last two: of children that have ended
         return seconds
+
+    def spent_since(self, before: Mapping[str, float]) -> dict[str, float]:
+        """CPU seconds since `before`, by kind of part: all listeners and all workers together."""
+        seconds = defaultdict[str, float](float)
+        for name, now in self.spent().items():
+            seconds[name.partition("-")[0]] += now - before[name]
+        return dict(seconds)
 
 
 def middle(calls: Sequence[witness.CarrierCall]) -> tuple[float, float]:
