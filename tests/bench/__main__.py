@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import refill, single, throughput, upload
+from tests.bench import memory, pick, refill, single, status, throughput, upload
 from tests.bench.figures import Figure
 from tests.bench.lab import Lab
 from tests.bench.report import save, table
@@ -23,6 +23,9 @@ BENCHES: dict[str, Callable[[Lab, int], list[Figure]]] = {
     "refill": refill.run,
     "single": single.run,
     "upload": upload.run,
+    "pick": pick.run,
+    "status": status.run,
+    "memory": memory.run,
 }
 
 RESULTS = Path(__file__).parent / "results"

@@ -6,7 +6,6 @@ import statistics
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from uuid import UUID
 
 from sqlalchemy import Engine
 
