@@ -132,10 +132,11 @@ def now(connection: Connection) -> datetime:
     return at
 
 
-def pick_campaign_calls(connection: Connection, wanted: Mapping[UUID, int]) -> list[DueCall]:
-    """The next due calls of each campaign, at most `wanted` of each, in the order they are due."""
+def pick_campaign_calls(connection: Connection, wanted: Mapping[UUID, int], *, most: int) -> list[DueCall]:
+    """The next due calls of each campaign, in the order they are due: at most `wanted` of each, and `most` of the first of them."""
     rows = connection.exec_driver_sql(
-        statement("pick_campaign_calls"), {"campaigns": list(wanted.keys()), "wanted": list(wanted.values())}
+        statement("pick_campaign_calls"),
+        {"campaigns": list(wanted.keys()), "wanted": list(wanted.values()), "most": most},
     )
     return [DueCall(**row, from_number=None) for row in rows.mappings()]
 

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,7 +154,7 @@ class Columns:
         """The header row without the columns that an export adds."""
         return self.row_text(list(self.headers))
 
-    def row_text(self, cells: list[str]) -> str:
+    def row_text(self, cells: Sequence[str]) -> str:
         """The row as CSV that can be stored, mended and uploaded again; what no text can hold is made visible."""
         ignored = {index for index, header in enumerate(self.headers) if header.casefold() in IGNORED_HEADERS}
         return csv_text([cell for index, cell in enumerate(cells) if index not in ignored], self.delimiter)

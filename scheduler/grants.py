@@ -70,6 +70,7 @@ class Granter:
             if plan.refused:
                 ledger.refuse(connection, plan.refused)
             if not planned:
+                self._turn_goes_on(lines, [])
                 again = timedelta(0) if plan.refused else looked.ask_again_in  # the next due ones at once
                 return Round(attempt_ids=(), more_due=bool(due), ask_again_in=again)
             taken = self._slots.take(lines.scopes, [lease for lease, _ in planned])
@@ -77,6 +78,7 @@ class Granter:
             grants = [grant for _, grant in planned if grant.id in taken.granted]
             if grants:
                 ledger.grant(connection, grants)
+        self._turn_goes_on(lines, grants)
         return Round(
             attempt_ids=tuple(grant.id for grant in grants),
             more_due=True,
@@ -116,13 +118,8 @@ class Granter:
     def _pick(self, connection: Connection, plan: _Plan, open_numbers: Sequence[str], most: int) -> list[DueCall]:
         """As many due calls as there is room for: single calls, then each campaign in turn."""
         due = ledger.pick_single_calls(connection, open_numbers, most, plan.open_agents())
-        wanted = self._wanted(plan, frozenset(open_numbers), most - len(due))
-        if wanted:
-            by_campaign: dict[UUID, list[DueCall]] = {}
-            for call in ledger.pick_campaign_calls(connection, wanted):
-                by_campaign.setdefault(call.campaign_id or call.id, []).append(call)
-            due += _in_turn(list(by_campaign.values()))
-        return due
+        room = self._room_in_turn(plan, frozenset(open_numbers))
+        return due + _in_turn(_pick_shares(connection, room, most - len(due)))
 
     def _pick_alone(self, connection: Connection, plan: _Plan, open_numbers: Sequence[str]) -> list[DueCall]:
         """A call that may kill its worker: a round of its own, so that no other is in its task."""
@@ -130,18 +127,20 @@ class Granter:
         campaigns = [campaign.id for campaign in plan.lines.campaigns if plan.room_of_campaign(campaign, numbers) > 0]
         return ledger.pick_quarantined(connection, campaigns, open_numbers, plan.open_agents())
 
-    def _wanted(self, plan: _Plan, open_numbers: Collection[str], most: int) -> dict[UUID, int]:
-        """How many calls to ask of each campaign; whose turn it is goes on by one each round."""
-        wanted: dict[UUID, int] = {}
+    def _room_in_turn(self, plan: _Plan, open_numbers: Collection[str]) -> dict[UUID, int]:
+        """How many calls each campaign has room for; whose turn it is comes first."""
         campaigns = plan.lines.campaigns
-        if not campaigns or most <= 0:
-            return wanted
-        self._turn = (self._turn + 1) % len(campaigns)
-        for campaign in [*campaigns[self._turn :], *campaigns[: self._turn]]:
-            free = plan.room_of_campaign(campaign, open_numbers)
-            if free > 0:
-                wanted[campaign.id] = min(free, most)
-        return wanted
+        turn = self._turn % max(1, len(campaigns))
+        room = {
+            campaign.id: plan.room_of_campaign(campaign, open_numbers)
+            for campaign in [*campaigns[turn:], *campaigns[:turn]]
+        }
+        return {id: free for id, free in room.items() if free > 0}
+
+    def _turn_goes_on(self, lines: Lines, grants: Sequence[Grant]) -> None:
+        """To the campaign after the last that got a call; by one where none did, since it may be that none can."""
+        last = next((grant.campaign_id for grant in reversed(grants) if grant.campaign_id), None)
+        self._turn = next((at for at, campaign in enumerate(lines.campaigns) if campaign.id == last), self._turn) + 1
 
 
 class _Plan:
@@ -290,6 +289,27 @@ class _Plan:
         if gateway.on_trial:
             self.trials.add(gateway.id)
         return gateway.id
+
+
+def _pick_shares(connection: Connection, room: Mapping[UUID, int], most: int) -> list[list[DueCall]]:
+    """`most` due calls, an equal share of each campaign's; what some do not need goes to those that have more.
+
+    Every call that is picked is locked, which is a write: to ask each of a thousand campaigns for all that there is room
+    for took seconds.
+    """
+    picked: dict[UUID, list[DueCall]] = {}
+    asked, left = room, most
+    while asked and left > 0:
+        before = {id: len(picked.get(id, ())) for id in asked}
+        share = -(-left // len(asked))
+        wanted = {id: min(free, before[id] + share) for id, free in asked.items()}
+        # what is ours already comes once more, and first
+        again = [picked.pop(id) for id in asked if id in picked]
+        for call in ledger.pick_campaign_calls(connection, wanted, most=left + sum(map(len, again))):
+            picked.setdefault(call.campaign_id or call.id, []).append(call)
+        left = most - sum(map(len, picked.values()))
+        asked = {id: free for id, free in asked.items() if len(picked.get(id, ())) == wanted[id] < free}
+    return list(picked.values())
 
 
 def _in_turn(queues: list[list[DueCall]]) -> list[DueCall]:

@@ -26,7 +26,7 @@ from models.schema import agents, phone_numbers, trunks
 from models.webhooks import check_url
 from scheduler.csv_rows import Columns, CsvFile, Recipient, Row, open_csv
 from scheduler.fields import shown_file_name, thing_name
-from scheduler.loads import Counts, Load, NewCampaign, Rejection, loading
+from scheduler.loads import Counts, Load, NewCampaign, Person, Rejection, loading
 from scheduler.phone_numbers import allowed, country_code, e164
 from scheduler.refs import Ref, find
 
@@ -137,7 +137,9 @@ class _Chunks:
         self._rows = 0
         self._ended: Counter[str] = Counter()
         self._rejections: list[Rejection] = []
-        self._recipients: dict[str, tuple[Row, Recipient]] = {}
+        # plain tuples of strings and numbers: what the garbage collector looks at, again and again, took half of the time
+        self._people: dict[str, Person] = {}
+        self._cells: dict[str, tuple[str, ...]] = {}
         self._repeated: list[tuple[Row, str]] = []
 
     def write_all(self) -> Counts:
@@ -164,13 +166,15 @@ class _Chunks:
         try:
             recipient = self._recipient(row)
         except Invalid as error:
-            self._reject(row, "rejected", str(error))
+            self._reject(row.line_number, row.cells, "rejected", str(error))
             return
         # in a chunk the first line wins here, across chunks at `_flush`
-        if recipient.phone_number in self._recipients:
-            self._repeated.append((row, recipient.phone_number))
+        number = recipient.phone_number
+        if number in self._people:
+            self._repeated.append((row, number))
         else:
-            self._recipients[recipient.phone_number] = (row, recipient)
+            self._people[number] = (row.line_number, recipient.name, recipient.variables)
+            self._cells[number] = tuple(row.cells)
 
     def _recipient(self, row: Row) -> Recipient:
         if row.problem is not None:
@@ -182,22 +186,24 @@ class _Chunks:
                 raise Invalid(field, f"trunk {trunk.trunk!r} may only dial {_listed(trunk.prefixes)}")
         return recipient
 
-    def _reject(self, row: Row, kind: str, reason: str) -> None:
-        self._rejections.append(Rejection(row.line_number, kind, reason, self._columns.row_text(row.cells)))
+    def _reject(self, line: int, cells: Sequence[str], kind: str, reason: str) -> None:
+        self._rejections.append(Rejection(line, kind, reason, self._columns.row_text(cells)))
 
     def _flush(self, rows: int) -> None:
         if not rows:
             return
-        known = self._load.known(list(self._recipients))
-        lines = {number: row.line_number for number, (row, _) in self._recipients.items()} | known
-        again = [(self._recipients.pop(number)[0], number) for number in known]
-        for row, number in again + self._repeated:
-            self._reject(row, "duplicate", f"has the same number as line {lines[number]}")
-        self._load.write({n: (row.line_number, r) for n, (row, r) in self._recipients.items()}, self._rejections)
+        known = self._load.known(list(self._people))
+        for number, line in known.items():
+            again, *_ = self._people.pop(number)
+            self._reject(again, self._cells[number], "duplicate", _same_as(line))
+        for row, number in self._repeated:
+            first = known[number] if number in known else self._people[number][0]
+            self._reject(row.line_number, row.cells, "duplicate", _same_as(first))
+        self._load.write(self._people, self._rejections)
         self._rows += rows
-        self._ended["accepted"] += len(self._recipients)
+        self._ended["accepted"] += len(self._people)
         self._ended.update(rejection.kind for rejection in self._rejections)
-        self._recipients, self._repeated, self._rejections = {}, [], []
+        self._people, self._cells, self._repeated, self._rejections = {}, {}, [], []
         self._report()
 
     def _report(self, *, now: bool = False) -> None:
@@ -234,6 +240,10 @@ def _prefixes(connection: Connection, numbers: Sequence[str]) -> list[_Prefixes]
     for _, trunk, prefixes, owned in found:
         allowed_by.setdefault(trunk, set()).update([country_code(owned)] if prefixes is None else prefixes)
     return [_Prefixes(trunk=trunk, prefixes=tuple(sorted(prefixes))) for trunk, prefixes in allowed_by.items()]
+
+
+def _same_as(line: int) -> str:
+    return f"has the same number as line {line}"
 
 
 def _listed(prefixes: Sequence[str]) -> str:

@@ -29,7 +29,6 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from models.errors import Busy, Conflict, NotFound
 from models.schema import campaigns, deleted_campaigns
 from models.statuses import CampaignStatus
-from scheduler.csv_rows import Recipient
 
 _LOADERS = 0x6C6F6164  # "load": the first half of the lock's key; the second is the campaign
 _DELETED_AT_ONCE = 10_000
@@ -71,6 +70,10 @@ _DELETE_COUNTS = (
     text("DELETE FROM campaign_counts WHERE campaign_id = :id"),
 )
 _DELETE_CAMPAIGN = text("DELETE FROM campaigns WHERE id = :id")
+
+
+Person = tuple[int, str | None, str]
+"""Line, name and variables of a recipient."""
 
 
 class Rejection(NamedTuple):
@@ -118,8 +121,8 @@ class Load:
     due_at: datetime  #: one for the whole upload: the calls' ids keep the order of the file
     connection: Connection
 
-    def write(self, recipients: Mapping[str, tuple[int, Recipient]], rejections: Sequence[Rejection]) -> None:
-        """Commits a chunk. The numbers must be new to the campaign (`known`) and in the order of the file."""
+    def write(self, people: Mapping[str, Person], rejections: Sequence[Rejection]) -> None:
+        """Commits a chunk, by number. The numbers must be new to the campaign (`known`) and in the order of the file."""
         campaign, agent, due = str(self.campaign_id), str(self.agent_id), self.due_at.isoformat()
         with self.connection.begin():
             with (
@@ -128,11 +131,8 @@ class Load:
                     "COPY calls (id, campaign_id, agent_id, phone_number, name, variables, line_number, due_at) FROM STDIN"
                 ) as copy,
             ):
-                for number, (line, recipient) in recipients.items():
-                    values = recipient.variables
-                    copy.write_row(
-                        (str(uuid_utils.uuid7()), campaign, agent, number, recipient.name, values, line, due)
-                    )
+                for number, (line, name, variables) in people.items():
+                    copy.write_row((str(uuid_utils.uuid7()), campaign, agent, number, name, variables, line, due))
             if rejections:
                 with (
                     self._cursor() as cursor,
@@ -141,7 +141,7 @@ class Load:
                     for rejection in rejections:
                         copy.write_row((campaign, *rejection))
             kinds = Counter(rejection.kind for rejection in rejections)
-            so_far = {"accepted": len(recipients), "rejected": kinds["rejected"], "duplicate": kinds["duplicate"]}
+            so_far = {"accepted": len(people), "rejected": kinds["rejected"], "duplicate": kinds["duplicate"]}
             self.connection.execute(_SO_FAR, {"id": campaign, "rows": sum(so_far.values()), **so_far})
 
     def known(self, numbers: Sequence[str]) -> dict[str, int]:

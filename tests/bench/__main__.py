@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import cost, rate, refill, single, slots, throughput, upload
+from tests.bench import cost, memory, pick, rate, refill, single, slots, status, throughput, upload
 from tests.bench.figures import Figure
 from tests.bench.lab import Lab
 from tests.bench.report import save, table
@@ -26,6 +26,9 @@ BENCHES: dict[str, Callable[[Lab, int], list[Figure]]] = {
     "rate": rate.run,
     "single": single.run,
     "upload": upload.run,
+    "pick": pick.run,
+    "status": status.run,
+    "memory": memory.run,
 }
 
 RESULTS = Path(__file__).parent / "results"

@@ -70,7 +70,7 @@ class Rows:
     def grant(self, campaign_id: UUID, most: int = 1000) -> list[UUID]:
         """Attempts for the due calls of a campaign, as the leader writes them."""
         with self.engine.begin() as connection:
-            due = ledger.pick_campaign_calls(connection, {campaign_id: most})
+            due = ledger.pick_campaign_calls(connection, {campaign_id: most}, most=most)
             grants = [self.plan(call) for call in due]
             if grants:
                 ledger.grant(connection, grants)

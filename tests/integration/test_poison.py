@@ -181,7 +181,7 @@ def test_of_those_that_may_kill_their_worker_one_is_in_hand_at_a_time_and_they_h
     suspects = world.rows.value("SELECT count(*) FROM calls WHERE rescues = 2")
     assert suspects == 3
     with world.rows.engine.begin() as connection:
-        assert ledger.pick_campaign_calls(connection, {campaign: 9}) == []
+        assert ledger.pick_campaign_calls(connection, {campaign: 9}, most=9) == []
     others = world.rows.campaign(2)
     assert len(world.rows.grant(others)) == 2
 

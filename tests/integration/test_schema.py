@@ -557,7 +557,9 @@ def many(rows: Rows, owner: psycopg.Connection[Any]) -> tuple[Rows, UUID]:
 
 def test_the_next_calls_are_picked_by_their_indexes(many: tuple[Rows, UUID]) -> None:
     rows, campaign = many
-    of_campaign = plan(rows, statement("pick_campaign_calls"), campaigns=[campaign], wanted=[MOST_A_ROUND])
+    of_campaign = plan(
+        rows, statement("pick_campaign_calls"), campaigns=[campaign], wanted=[MOST_A_ROUND], most=MOST_A_ROUND
+    )
     assert "calls_due on calls" in of_campaign, of_campaign
     single = plan(rows, statement("pick_single_calls"), from_numbers=[FROM], wanted=MOST_A_ROUND, agents=[])
     assert "calls_due_single on calls" in single, single
