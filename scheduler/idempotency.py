@@ -1,7 +1,7 @@
 """Idempotency-Key: who asks again because no answer came gets the answer of the first time, and nothing is made twice.
 
-The answer is not kept: it follows from the thing that was made, whose id is. A key is its API key's own, and is forgotten
-after a day.
+The answer is not kept: it follows from the thing that was made, whose id is. A key is kept in the transaction that makes the
+thing, so that a request that was refused leaves it free. It is its API key's own, and is forgotten after a day.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from models.errors import Invalid
@@ -49,18 +49,26 @@ def thing_for(connection: Connection, asked: Asked, new_id: UUID) -> UUID:
     something else.
     """
     i = idempotency_keys.c
-    connection.execute(
+    row = connection.execute(
         insert(idempotency_keys)
         .values(api_key_id=asked.api_key_id, key=asked.key, sha256=asked.sha256, thing_id=new_id)
-        .on_conflict_do_nothing()
-    )
-    row = connection.execute(
-        select(i.thing_id, i.sha256).where(i.api_key_id == asked.api_key_id, i.key == asked.key)
+        .on_conflict_do_update(index_elements=[i.api_key_id, i.key], set_={"sha256": i.sha256})  # nobody forgets it now
+        .returning(i.thing_id, i.sha256)
     ).one()
-    if row.sha256 != asked.sha256:
-        raise Invalid(_FIELD, "was used before with another body: use a new key for a new request")
-    thing_id: UUID = row.thing_id
-    return thing_id
+    return _thing(asked, row)
+
+
+def known_thing(connection: Connection, asked: Asked) -> UUID | None:
+    """The id of the time before, if there was one; keeps nothing. Raises as `thing_for`."""
+    row = connection.execute(
+        select(idempotency_keys.c.thing_id, idempotency_keys.c.sha256).where(_is_of(asked))
+    ).one_or_none()
+    return None if row is None else _thing(asked, row)
+
+
+def forget(connection: Connection, asked: Asked, thing_id: UUID) -> None:
+    """The key is free again: nothing was made under it."""
+    connection.execute(delete(idempotency_keys).where(_is_of(asked), idempotency_keys.c.thing_id == thing_id))
 
 
 def forget_old(connection: Connection) -> None:
@@ -68,3 +76,14 @@ def forget_old(connection: Connection) -> None:
     connection.execute(delete(idempotency_keys).where(idempotency_keys.c.created_at < func.now() - KEPT_FOR))
     gone = deleted_campaigns.c
     connection.execute(delete(deleted_campaigns).where(gone.emptied_at < func.now() - KEPT_FOR))
+
+
+def _is_of(asked: Asked) -> ColumnElement[bool]:
+    return and_(idempotency_keys.c.api_key_id == asked.api_key_id, idempotency_keys.c.key == asked.key)
+
+
+def _thing(asked: Asked, row: Row[UUID, bytes]) -> UUID:
+    if row.sha256 != asked.sha256:
+        raise Invalid(_FIELD, "was used before with another body: use a new key for a new request")
+    thing_id: UUID = row.thing_id
+    return thing_id

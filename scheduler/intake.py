@@ -26,6 +26,7 @@ from models.schema import agents, phone_numbers, trunks
 from models.webhooks import check_url
 from scheduler.csv_rows import Columns, CsvFile, Recipient, Row, open_csv
 from scheduler.fields import shown_file_name, thing_name
+from scheduler.idempotency import Asked
 from scheduler.loads import Counts, Load, NewCampaign, Person, Rejection, loading
 from scheduler.phone_numbers import allowed, country_code, e164
 from scheduler.refs import Ref, find
@@ -69,12 +70,14 @@ def upload(
     retry_config: Mapping[str, object] | None = None,
     file_name: str | None = None,
     campaign_id: UUID | None = None,
+    asked: Asked | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Upload:
     """Loads the file as a new campaign, `ready` to be started; about 20 s for a million rows.
 
     `source` may be the descriptor of an open file, which then needs a `file_name`. Where a load under the same
-    `campaign_id` has died it is begun anew.
+    `campaign_id` has died it is begun anew. What `progress` raises ends the load, of which nothing is left; it is asked
+    once more before the campaign is ready.
 
     Raises `Invalid`, `NotFound` or `Conflict` for what is wrong with the arguments, before the file is
     read, or with the file; `Unavailable` when Postgres does not answer.
@@ -103,6 +106,7 @@ def upload(
                 retry_config=retry_config,
                 file_name=shown_file_name(file_name if file_name is not None else str(source)),
                 header=file.columns.header_text(),
+                asked=asked,
             )
             with loading(engine, campaign, datetime.now(UTC)) as load:
                 counts = _Chunks(file=file, load=load, prefixes=prefixes, progress=progress).write_all()

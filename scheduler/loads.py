@@ -29,6 +29,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from models.errors import Busy, Conflict, NotFound
 from models.schema import campaigns, deleted_campaigns
 from models.statuses import CampaignStatus
+from scheduler.idempotency import Asked, forget, thing_for
 
 _LOADERS = 0x6C6F6164  # "load": the first half of the lock's key; the second is the campaign
 _DELETED_AT_ONCE = 10_000
@@ -110,6 +111,7 @@ class NewCampaign:
     retry_config: Mapping[str, object] | None
     file_name: str
     header: str
+    asked: Asked | None  #: the request that it is made for, which is known from its first row on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,8 +168,8 @@ class Load:
 def loading(engine: Engine, campaign: NewCampaign, due_at: datetime) -> Iterator[Load]:
     """A campaign to fill; if the block ends with an error, a Ctrl-C included, nothing of it is left.
 
-    Raises `Conflict` if there is a campaign of this name, `Busy` if this very campaign is being loaded already. When Postgres
-    goes away, what is left is removed by `remove_dead_loads`.
+    Raises `Conflict` if there is a campaign of this name, `Busy` if this very campaign, or another for the same request, is
+    being loaded already. When Postgres goes away, what is left is removed by `remove_dead_loads`.
     """
     held = False
     _remove_dead_namesake(engine, campaign.name)
@@ -215,6 +217,13 @@ def was_loaded(connection: Connection, campaign_id: UUID) -> bool:
     return bool(connection.scalar(select(or_(loaded.exists(), deleted.exists()))))
 
 
+def was_refused(connection: Connection, campaign_id: UUID, asked: Asked) -> None:
+    """The key of a request that was refused is free again, unless somebody else has loaded the campaign since, or does."""
+    connection.execute(_WAIT, {"space": _LOADERS, "id": str(campaign_id)})
+    if not was_loaded(connection, campaign_id):
+        forget(connection, asked, campaign_id)
+
+
 def remove_piece(connection: Connection, campaign_id: UUID, limit: int) -> bool:
     """Deletes so many calls, with their attempts, or rejected rows of a campaign that nobody writes to; False when none is left."""
     of = {"id": str(campaign_id)}
@@ -229,7 +238,11 @@ def remove_piece(connection: Connection, campaign_id: UUID, limit: int) -> bool:
 def _hold(connection: Connection, campaign_id: UUID) -> None:
     with connection.begin():
         if not connection.scalar(_HOLD, {"space": _LOADERS, "id": str(campaign_id)}):
-            raise Busy(f"campaign: {campaign_id} is being loaded: ask again in a moment")
+            raise _busy(campaign_id)
+
+
+def _busy(campaign_id: UUID) -> Busy:
+    return Busy(f"campaign: {campaign_id} is being loaded: ask again in a moment")
 
 
 def _create(connection: Connection, campaign: NewCampaign) -> None:
@@ -247,6 +260,8 @@ def _create(connection: Connection, campaign: NewCampaign) -> None:
     }
     try:
         with connection.begin():
+            if campaign.asked and thing_for(connection, campaign.asked, campaign.id) != campaign.id:
+                raise _busy(campaign.id)  # another has come first
             connection.execute(insert(campaigns).values(values))
     except IntegrityError as error:
         if isinstance(error.orig, psycopg.errors.UniqueViolation):

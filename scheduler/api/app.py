@@ -19,7 +19,7 @@ from scheduler.api.problems import Problem, answers, handle_problems
 
 _ANY = (400, 408, 413, 415, 500)  # that any request may be answered with
 _GATE_TIMEOUT_MS = 3000
-THREADS = 40  # anyio's: so many routes run at once, and each holds one connection at most
+THREADS = 40  # anyio's: so many routes run at once, loads among them, and each holds one connection at most
 
 _SUMMARY = "A self-hosted dialer for people who have a list of phone numbers and a SIP trunk"
 

@@ -17,6 +17,7 @@ from models.errors import Conflict, NotFound, WrongState
 from models.statuses import Status
 from scheduler import batches, campaigns, deletion, holdups, resolving, stopping
 from scheduler.api.forms import body_of, described
+from scheduler.api.limits import STOPS
 from scheduler.api.moments import Moment
 from scheduler.api.parts import Parts, Using
 from scheduler.api.problems import answers
@@ -223,7 +224,7 @@ def schedule(batch_id: UUID, using: Using, asked: Annotated[Start, Depends(_star
 @router.post("/{batch_id}/pause", responses=answers(404, 409, 422))
 def pause(batch_id: UUID, using: Using) -> Stopped:
     """Sends no more calls of a batch; those that are up go on."""
-    with as_batch():
+    with as_batch(), STOPS.one():
         done = stopping.pause(using.settings, batch_id)
     return Stopped(state="paused", withdrawn=done.withdrawn, canceled=done.canceled, still_up=done.still_up)
 
@@ -239,7 +240,7 @@ def resume(batch_id: UUID, using: Using) -> Started:
 @router.post("/{batch_id}/stop", responses=answers(400, 404, 409, 422))
 def stop(batch_id: UUID, using: Using, body: Stop | None = None) -> Stopped:
     """Stops a batch for good: what is not dialled yet is canceled."""
-    with as_batch():
+    with as_batch(), STOPS.one():
         done = stopping.stop(using.settings, batch_id, hang_up=body is not None and body.hang_up)
     return Stopped(state="stopped", withdrawn=done.withdrawn, canceled=done.canceled, still_up=done.still_up)
 
@@ -247,7 +248,7 @@ def stop(batch_id: UUID, using: Using, body: Stop | None = None) -> Stopped:
 @router.post("/{batch_id}/resolve", responses=answers(400, 404, 409, 422))
 def resolve(batch_id: UUID, body: Resolve, using: Using) -> Resolved:
     """Decides on the calls whose end cannot be known: call again, or leave."""
-    with as_batch():
+    with as_batch(), STOPS.one():
         done = resolving.resolve(using.settings, body.decision, campaign=batch_id, calls=body.call_ids)
     return Resolved(**vars(done))
 

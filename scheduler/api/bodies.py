@@ -5,23 +5,29 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
+import tempfile
 import time
 from asyncio import timeout
 from collections.abc import Iterator
 from email.message import Message as Header
 from typing import Any
 
+from python_multipart.multipart import parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
-from models.errors import Invalid
+from models.errors import Invalid, Unavailable
 
 JSON_BYTES = 1_000_000
 PATIENCE = 10.0  # seconds that a client may be silent in the middle of a body
 SLOWEST = 10_000  # bytes a second, over the whole body
+LONGEST = 900.0  # seconds that we wait for a client to send the whole of a body, or to read the whole of an answer
+DISK_LEFT = 1_000_000_000  # bytes that uploads leave: Postgres may be on the same disk
 DEEPEST = 50  # of JSON; FastAPI and the ledger go down by recursion
 
+_LOOKED_EVERY = 1_000_000  # bytes of an upload
 _LONGEST_INTEGER = 100  # digits; what Python needs for more of them grows with their square
 _ODD = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")  # what must be looked at more closely
 
@@ -45,7 +51,7 @@ class Body:
             return await self._receive()  # whether the client is still there
         asked = time.monotonic()
         try:
-            async with timeout(min(PATIENCE, PATIENCE + self._came / SLOWEST - self._waited)):
+            async with timeout(min(PATIENCE, PATIENCE + self._came / SLOWEST - self._waited, LONGEST - self._waited)):
                 message = await self._receive()
         except TimeoutError:
             raise HTTPException(408, "the body comes too slowly", {"Connection": "close"}) from None
@@ -67,6 +73,25 @@ class Body:
         return b"".join(pieces)
 
 
+class Upload(Body):
+    """The same, of a body that is kept on the disk as it comes. Raises `Unavailable` as `check_disk`."""
+
+    _looked = 0
+
+    async def __call__(self) -> Message:
+        message = await super().__call__()
+        if self._came - self._looked >= _LOOKED_EVERY:
+            self._looked = self._came
+            check_disk()
+        return message
+
+
+def check_disk() -> None:
+    """Raises `Unavailable` when there is so little left of it where uploads are kept that Postgres could be the next to find none."""
+    if shutil.disk_usage(tempfile.gettempdir()).free < DISK_LEFT:
+        raise Unavailable(f"less than {DISK_LEFT / 1e9:g} GB of the disk is free, which uploads leave to Postgres")
+
+
 def too_large(most: int) -> HTTPException:
     return HTTPException(413, f"the body must be at most {most} bytes", {"Connection": "close"})
 
@@ -86,11 +111,17 @@ def again(body: bytes, receive: Receive) -> Receive:
 
 
 def is_json(content_type: str) -> bool:
-    """As FastAPI sees it."""
+    """As FastAPI sees it, which takes it apart with this parser."""
     header = Header()
     header["content-type"] = content_type
     subtype = header.get_content_subtype()
     return header.get_content_maintype() == "application" and (subtype == "json" or subtype.endswith("+json"))
+
+
+def is_utf8_form(content_type: str) -> bool:
+    """As Starlette sees it, which takes it apart with this parser: of a name given twice the other takes the first."""
+    charset = parse_options_header(content_type)[1].get(b"charset", b"utf-8")
+    return charset.lower() in {b"utf-8", b"utf8", b"us-ascii"}
 
 
 def check_json(body: bytes) -> None:
@@ -101,7 +132,7 @@ def check_json(body: bytes) -> None:
     try:
         text = body.decode()
         found = json.loads(
-            text, object_pairs_hook=_once_each, parse_constant=_no_number, parse_float=_float, parse_int=_integer
+            text, object_pairs_hook=once_each, parse_constant=_no_number, parse_float=_float, parse_int=_integer
         )
     except UnicodeDecodeError:
         raise HTTPException(400, "the body is not UTF-8") from None
@@ -138,7 +169,8 @@ def _can_be_kept(text: str) -> bool:
     return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these. Raises ValueError for a name that stands twice in it."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a name stands twice in an object")

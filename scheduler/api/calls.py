@@ -22,6 +22,7 @@ from models.schema import calls
 from models.statements import statement
 from models.statuses import Status
 from scheduler import single, stopping
+from scheduler.api.limits import STOPS
 from scheduler.api.moments import Moment
 from scheduler.api.parts import Asking, Using
 from scheduler.api.problems import answers, as_sent
@@ -198,7 +199,9 @@ def show_log(execution_id: UUID, using: Using) -> ExecutionLog:
 @router.post("/call/{execution_id}/stop", responses=answers(404, 409, 422))
 def stop(execution_id: UUID, using: Using) -> CallAnswer:
     """Takes back a call that is still to be made, and hangs up one that is ringing or up; answers when it is over."""
-    return CallAnswer(status=Status(stopping.hang_up(using.settings, execution_id)), execution_id=execution_id)
+    with STOPS.one():
+        ended = stopping.hang_up(using.settings, execution_id)
+    return CallAnswer(status=Status(ended), execution_id=execution_id)
 
 
 @router.get("/attempts/{attempt_id}", responses=answers(404, 422))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from email.message import Message
 from typing import Any, TypeVar
 
 from fastapi import HTTPException, Request
@@ -10,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 
-from scheduler.api.bodies import is_json, too_large
+from scheduler.api.bodies import is_json, is_utf8_form, too_large
 
 MULTIPART, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
 
@@ -45,9 +44,7 @@ async def body_of(request: Request, model: type[Model]) -> Model | None:
 
 def check_utf8(content_type: str) -> None:
     """Raises HTTPException 400: of other codecs some fail, and others make what nobody can keep."""
-    header = Message()
-    header["content-type"] = content_type
-    if header.get_content_charset("utf-8") not in {"utf-8", "utf8", "us-ascii"}:
+    if not is_utf8_form(content_type):
         raise HTTPException(400, "the form must be UTF-8")
 
 

@@ -8,10 +8,14 @@
 Health is for everybody, and so are the documents that describe the API; all else needs `Authorization: Bearer KEY` with a key
 that is known, not revoked, and of a scope that allows this. Whoever has used up the limit of an address cannot shut out
 those who come from the same one with a key that has been good before.
+
+What is bounded is how long a client may take (`bodies`, `_Answer`, `server`). Nothing ends a route that is at work: a thread goes
+on whatever becomes of its request, and an answer that it had failed would not be true. Each route's own waits have their bounds.
 """
 
 from __future__ import annotations
 
+import time
 from asyncio import timeout
 
 import structlog
@@ -29,16 +33,15 @@ from starlette.types import Scope as Asked
 from models.errors import TrunklineError, Unavailable
 from models.settings import Settings
 from scheduler import keys
-from scheduler.api import docs
-from scheduler.api.bodies import JSON_BYTES, Body, again, check_json, is_json, too_large
-from scheduler.api.limits import Limits, address_of
+from scheduler.api import bodies, docs
+from scheduler.api.bodies import JSON_BYTES, Body, Upload, again, check_json, is_json, too_large
+from scheduler.api.limits import UPLOADS, Limits, address_of
 from scheduler.api.problems import of_error, of_http, problem
 from scheduler.keys import Key, Scope
 
 logger = structlog.get_logger(__name__)
 
 THREADS = 8  # that ask for keys: beside those of the routes, which may all be busy
-LONGEST = 900.0  # seconds, for any request: an upload of a million rows takes less
 
 _HEALTH = frozenset({"/healthz", "/readyz"})
 _DOCUMENTS = frozenset({"/docs", "/openapi.json", *docs.ASSETS})
@@ -70,23 +73,18 @@ class Gate:
         if asked["type"] != "http":
             await self._app(asked, receive, send)
             return
-        answer = _Answer(send)
         method = asked["method"]
+        answer = _Answer(send, head=method == "HEAD")
         asked = {**asked, "method": "GET" if method == "HEAD" else method}  # the server leaves out the body
-        whole = timeout(LONGEST)
         try:
-            async with whole:
-                await self._answer(asked, receive, answer)
+            await self._answer(asked, receive, answer)
         except ClientDisconnect:
             pass
-        except Exception as error:
+        except Exception:
             if answer.status is not None:
                 raise  # the server logs it, and cuts the connection
-            if isinstance(error, TimeoutError) and whole.expired():
-                refusal = of_error(Unavailable(f"this took longer than {LONGEST:.0f} s"))
-            else:
-                logger.exception("unexpected", method=method, route=_route(asked))
-                refusal = problem(500, "something is wrong with trunkline itself: its log says where")
+            logger.exception("unexpected", method=method, route=_route(asked))
+            refusal = problem(500, "something is wrong with trunkline itself: its log says where")
             await refusal(asked, receive, answer)
         finally:
             if answer.status is not None:
@@ -147,8 +145,12 @@ class Gate:
         most = self._longest_upload if is_upload else JSON_BYTES
         if int(headers.get("content-length", "0")) > most:
             raise too_large(most)
+        if is_upload:
+            with UPLOADS.one():
+                await self._app(asked, Upload(receive, most=most), send)
+            return
         body = Body(receive, most=most)
-        if is_upload or not is_json(headers.get("content-type", "")):
+        if not is_json(headers.get("content-type", "")):
             await self._app(asked, body, send)
             return
         whole = await body.whole()
@@ -158,10 +160,15 @@ class Gate:
 
 
 class _Answer:
-    """The `send` of one request: adds the headers that every answer has, and remembers whether there was one."""
+    """The `send` of one request: adds the headers that every answer has, and remembers whether there was one.
 
-    def __init__(self, send: Send) -> None:
+    Raises ClientDisconnect for HEAD, where the body would be made piece by piece, and when the client takes too long to read.
+    """
+
+    def __init__(self, send: Send, *, head: bool) -> None:
         self._send = send
+        self._head = head
+        self._waited = 0.0
         self.status: int | None = None
 
     async def __call__(self, message: Message) -> None:
@@ -170,7 +177,17 @@ class _Answer:
             headers = MutableHeaders(scope=message)
             for name, value in _HEADERS.items():
                 headers.setdefault(name, value)
-        await self._send(message)
+            if self._head and "content-length" not in headers:
+                await self._send(message)
+                await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+                raise ClientDisconnect
+        began = time.monotonic()
+        try:
+            async with timeout(bodies.LONGEST - self._waited):
+                await self._send(message)
+        except TimeoutError:
+            raise ClientDisconnect from None
+        self._waited += time.monotonic() - began
 
 
 def needed_for(method: str, path: str) -> Scope:

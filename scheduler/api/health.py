@@ -44,7 +44,7 @@ class State(StrEnum):
     UNKNOWN = "unknown"  #: who would know does not answer
 
 
-class Parts(BaseModel):
+class PartStates(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     postgres: State = State.DOWN
@@ -60,7 +60,7 @@ class Ready(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     status: Literal["ready", "not ready"]
-    parts: Parts
+    parts: PartStates
 
 
 class Readiness:
@@ -71,7 +71,7 @@ class Readiness:
         self._engine = engine
         self._one = Lock()
         self._looks = {self._ask_postgres: CapacityLimiter(1), self._ask_redis: CapacityLimiter(1)}
-        self._parts = Parts()
+        self._parts = PartStates()
         self._looked_at = 0.0
 
     async def look(self) -> Ready:
@@ -82,7 +82,7 @@ class Readiness:
                     async with anyio.create_task_group() as group:
                         for ask, limiter in self._looks.items():
                             group.start_soon(self._look, ask, limiter, found)
-                self._parts, self._looked_at = Parts(**found), time.monotonic()
+                self._parts, self._looked_at = PartStates(**found), time.monotonic()
         states = self._parts.model_dump().values()
         ready = all(state is State.OK for state in states)
         return Ready(status="ready" if ready else "not ready", parts=self._parts)

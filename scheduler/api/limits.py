@@ -1,4 +1,4 @@
-"""How many requests may come: of a key, of an address, at once.
+"""How many requests may come: of a key, of an address, at once, of a kind that takes long at once.
 
 Kept in the process: each of several has limits of its own, and forgets them when it ends.
 """
@@ -7,20 +7,47 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from limits import RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage
-from limits.aio.strategies import (
-    SlidingWindowCounterRateLimiter,
-)  # two counts a client; a window of moments costs a thread
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from starlette.exceptions import HTTPException
 
+from models.errors import Unavailable
 from models.settings import Settings
 
 _ASK_AGAIN = "1"  # second: a place is free as soon as any request has its answer
+
+
+class Hands:
+    """For what keeps one of the routes' threads for long: so many at once, and the others are left to the rest. Thread-safe."""
+
+    def __init__(self, most: int, what: str) -> None:
+        self._most = most
+        self._what = what
+        self._free = threading.BoundedSemaphore(most)
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Raises `Unavailable` while too many are under way."""
+        if not self._free.acquire(blocking=False):
+            raise Unavailable(f"{self._most} {self._what} are under way: try again in a moment")
+        try:
+            yield
+        finally:
+            self._free.release()
+
+
+CHECKS = Hands(8, "checks of trunks")
+STOPS = Hands(16, "stops")
+"""Pauses, hang-ups and decisions too: each waits up to some fifteen seconds for claims in hand and for nodes."""
+
+UPLOADS = Hands(16, "uploads")
+"""Their bodies coming, kept, or being loaded: what they take of the disk together is bounded."""
 
 
 class Limits:

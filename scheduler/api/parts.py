@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import Event
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -23,6 +26,7 @@ class Parts:
 
     settings: Settings
     engine: Engine
+    ending: Event = field(default_factory=Event)  #: set once the process is about to end: what takes long gives up
 
     def transaction(self) -> AbstractContextManager[Connection]:
         """Committed when the block ends well."""
@@ -41,6 +45,11 @@ class Parts:
         wake(self.settings)
 
 
+def repeated(names: Iterable[str]) -> list[str]:
+    """Those that stand there more than once, where the framework would take the last."""
+    return sorted(name for name, times in Counter(names).items() if times > 1)
+
+
 def _parts(request: Request) -> Parts:
     parts: Parts = request.app.state.parts
     return parts
@@ -52,7 +61,14 @@ def _key(request: Request) -> Key:
 
 
 def known_query(request: Request) -> None:
-    """Refuses a query parameter that the route does not take. A model of parameters forbids others by itself."""
+    """Refuses a query parameter that the route does not take, or that is given twice: no route takes several of a name.
+
+    A model of parameters forbids others by itself.
+    """
+    if given_twice := repeated(name for name, _ in request.query_params.multi_items()):
+        raise RequestValidationError(
+            [{"type": "twice", "loc": ("query", name), "msg": "is given twice"} for name in given_twice]
+        )
     taken = request.scope["route"].dependant.query_params
     if any(isinstance(kind := field.field_info.annotation, type) and issubclass(kind, BaseModel) for field in taken):
         return

@@ -9,6 +9,7 @@ TLS is the work of a reverse proxy in front of it.
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 
 import h11
@@ -18,6 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from models.settings import Settings
 from scheduler.api.app import make_app
+from scheduler.api.parts import Parts
 from scheduler.api.problems import problem
 
 HEAD_SECONDS = 15.0  # from the connection, or the answer before, to the last byte of a request's head
@@ -27,12 +29,13 @@ SLOWEST_READER = 4_000  # bytes a second
 
 _BACKLOG = 512
 _IDLE_SECONDS = 10
-_ENDS_SECONDS = 15  # what is in hand when the process is asked to stop
+_LOADS_END_SECONDS = 8  # a load that is in hand when the process is asked to stop; what it has written is then removed
+_ENDS_SECONDS = 15  # whatever is in hand then
 
 
 def make_server(settings: Settings) -> uvicorn.Server:
     """The API on these settings, not started. Raises as `make_app`."""
-    return uvicorn.Server(
+    return _Server(
         uvicorn.Config(
             make_app(settings),
             http=Connection,
@@ -46,9 +49,29 @@ def make_server(settings: Settings) -> uvicorn.Server:
             forwarded_allow_ips=settings.api_proxies,
             backlog=_BACKLOG,
             timeout_keep_alive=_IDLE_SECONDS,
-            timeout_graceful_shutdown=_ENDS_SECONDS,
+            timeout_graceful_shutdown=_ENDS_SECONDS + 1,  # nobody is left to be answered by then
         )
     )
+
+
+class _Server(uvicorn.Server):
+    """Asked to stop, it answers what is in hand, and cuts off who has no answer in time: uvicorn would say 500 of what may be done."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        parts: Parts = self.config.app.state.parts  # type: ignore[union-attr]
+        timers = [
+            loop.call_later(_LOADS_END_SECONDS, parts.ending.set),
+            loop.call_later(_ENDS_SECONDS, self._cut_off),
+        ]
+        await super().shutdown(sockets)
+        parts.ending.set()
+        for timer in timers:
+            timer.cancel()
+
+    def _cut_off(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
 
 class Connection(H11Protocol):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
@@ -13,9 +11,10 @@ from fastapi import APIRouter, Body
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection
 
-from models.errors import Invalid, Unavailable
+from models.errors import Invalid
 from models.findings import Verdict
 from scheduler import numbers, trunk_check, trunk_health, trunks
+from scheduler.api.limits import CHECKS
 from scheduler.api.parts import Using
 from scheduler.api.problems import answers, as_sent
 from scheduler.numbers import RegisteredNumber
@@ -24,8 +23,6 @@ from scheduler.trunk_health import Pause
 from scheduler.trunks import Trunk
 
 router = APIRouter(prefix="/sip-trunks/trunks", tags=["trunks"])
-
-_CHECKS = 8  # at once: each keeps a thread of the routes' for as long as its test call lasts
 
 
 class NumberShown(BaseModel):
@@ -229,7 +226,7 @@ def remove_number(trunk_id: UUID, number_id: UUID, using: Using) -> NumberDelete
 def check(trunk_id: UUID, using: Using, asked: CheckAsked | None = None) -> TrunkChecked:
     """Checks a trunk: its gateways now, and what its calls have shown; with a `phone_number`, by a call to it first."""
     asked = asked or CheckAsked()
-    with a_hand():
+    with CHECKS.one():
         if asked.phone_number is None:
             if asked.from_number is not None:
                 raise Invalid("from_number", "goes with phone_number")
@@ -246,20 +243,6 @@ def check(trunk_id: UUID, using: Using, asked: CheckAsked | None = None) -> Trun
                 )
     points = [PointShown(about=p.about, gateway=p.gateway, verdict=p.verdict, sentence=p.sentence) for p in done.points]
     return TrunkChecked(trunk=done.trunk, is_wrong=done.is_wrong, points=points)
-
-
-_hands = threading.BoundedSemaphore(_CHECKS)
-
-
-@contextmanager
-def a_hand() -> Iterator[None]:
-    """Raises `Unavailable` while too many checks are under way."""
-    if not _hands.acquire(blocking=False):
-        raise Unavailable(f"{_CHECKS} checks of trunks are under way: try again in a moment")
-    try:
-        yield
-    finally:
-        _hands.release()
 
 
 def _shown(connection: Connection, found: Sequence[Trunk]) -> list[TrunkShown]:

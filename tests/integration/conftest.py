@@ -6,7 +6,7 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,6 +153,7 @@ class SmallApi:
     database: Database
     settings: Settings
     app: FastAPI  #: to which a test may add routes that misbehave
+    ask_to_stop: Callable[[], None]
 
     def client(self, scope: str = "admin") -> AbstractContextManager[httpx.Client]:
         return client(self.url, make_key(self.database.engine, scope))
@@ -175,10 +176,14 @@ def serving(database: Database, valkey: Valkey, **given: object) -> Iterator[Sma
         assert isinstance(app, FastAPI)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
+
+        def ask_to_stop() -> None:
+            server.should_exit = True
+
         try:
             until(lambda: server.started, what="the API answers")
             url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-            yield SmallApi(url=url, database=database, settings=settings, app=app)
+            yield SmallApi(url=url, database=database, settings=settings, app=app, ask_to_stop=ask_to_stop)
         finally:
-            server.should_exit = True
+            ask_to_stop()
             thread.join()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import uuid4
 
 import anyio
@@ -16,10 +18,12 @@ from pydantic import BaseModel
 from sqlalchemy import Engine, event
 
 from deploy.embedded.valkey import Valkey
-from scheduler.api import bodies, gate, server
+from scheduler import single
+from scheduler.api import bodies, limits, server
 from tests.integration.api.raw import connected, head
 from tests.integration.conftest import Database, SmallApi, serving
 from tests.integration.http import client, make_key
+from tests.integration.ledger_rows import FROM, Rows
 from tests.integration.system import until
 
 
@@ -179,16 +183,53 @@ def test_an_answer_that_nobody_reads_is_given_up(
                 until(lambda: other.get("/agents/x").status_code == 422, what="its place is free")
 
 
-def test_a_request_that_takes_too_long_is_ended(small_api: SmallApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "LONGEST", 0.5)
+def test_a_body_that_takes_too_long_in_all_is_refused(small_api: SmallApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "LONGEST", 0.5)
+    take_things(small_api)
+    key = make_key(small_api.database.engine)
+    with connected(small_api.url) as slow:
+        slow.send(head("POST /things", key, Content_Length=50_000, Content_Type="application/json"))
+        slow.send(b" " * 40_000)  # fast enough, and the rest never comes
+        assert slow.answer().status == 408
 
-    @small_api.app.get("/stuck")
-    async def stuck() -> None:
-        await anyio.sleep_forever()
 
-    with small_api.client() as asks:
-        answer = asks.get("/stuck")
-    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+def test_an_answer_that_is_read_too_slowly_is_cut_off(
+    database: Database, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "LONGEST", 0.5)
+
+    async def stream() -> AsyncIterator[bytes]:
+        while True:
+            await anyio.lowlevel.checkpoint()
+            yield b"x" * 100_000
+
+    with serving(database, valkey, api_requests_at_once=1) as api:
+        api.app.get("/endless")(lambda: StreamingResponse(stream()))
+        key = make_key(database.engine)
+        with connected(api.url, receive_buffer=4096) as asks:
+            asks.send(head("GET /endless", key))
+            with client(api.url, key) as other:
+                until(lambda: other.get("/agents/x").status_code == 422, within=10, what="its place is free")
+
+
+def test_a_route_that_is_at_work_gives_its_own_answer_however_long_it_takes(
+    small_api: SmallApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "LONGEST", 0.3)
+    rows, place = Rows(engine=small_api.database.engine), single.place
+    late = threading.Event()
+
+    def place_late(*given: Any, **named: Any) -> None:
+        late.wait(1)
+        place(*given, **named)
+
+    monkeypatch.setattr(single, "place", place_late)
+    later = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    call = {"agent_id": str(rows.agent), "recipient_phone_number": "+12125550000", "from_number": FROM}
+    with small_api.client("call") as asks:
+        answer = asks.post("/call", json={**call, "scheduled_at": later})
+    assert answer.status_code == 200, answer.text
+    assert rows.all("SELECT id::text FROM calls") == [(answer.json()["execution_id"],)]
 
 
 # --- how often --------------------------------------------------------------------------------------
@@ -300,6 +341,20 @@ def test_more_requests_than_places_are_sent_away_and_health_still_answers(databa
                 first.join()
             assert answers == [200]
             assert other.get(f"/agents/{uuid4()}").status_code == 404
+
+
+def test_stops_that_take_long_leave_threads_to_the_others(small_api: SmallApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scheduler.api.batches.STOPS", stops := limits.Hands(1, "stops"))
+    monkeypatch.setattr("scheduler.api.calls.STOPS", stops)
+    with small_api.client("call") as asks:
+        one = f"/batches/{uuid4()}"
+        paths = [f"/call/{uuid4()}/stop", f"{one}/stop", f"{one}/pause", f"{one}/resolve"]
+        with stops.one():
+            for path in paths:
+                refused = asks.post(path, json={"decision": "leave"} if "resolve" in path else None)
+                assert (path, refused.status_code, refused.headers["retry-after"]) == (path, 503, "5")
+                assert refused.json()["detail"] == "1 stops are under way: try again in a moment"
+        assert asks.post(f"{one}/pause").status_code == 404
 
 
 def test_more_connections_than_may_be_open_are_sent_away(small_api: SmallApi, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from models.errors import Unavailable
 from models.slots import Bell, connect
-from scheduler.api.trunks import a_hand
+from scheduler.api.limits import CHECKS
 from tests.integration.api.test_agents_api import fields_of
 from tests.integration.conftest import SmallApi
 from tests.integration.gateways import silent_port
@@ -425,7 +425,7 @@ def test_so_many_checks_at_once_and_no_more(asks: httpx.Client) -> None:
     with ExitStack() as stack:
         while True:
             try:
-                stack.enter_context(a_hand())
+                stack.enter_context(CHECKS.one())
             except Unavailable:
                 break
         refused = asks.post(f"{TRUNKS}/{trunk['id']}/check")
