@@ -21,7 +21,8 @@ a reconnect, and a second Originate is a second phone call.
 - The AMI user needs class `system` in `read`: without it Asterisk never says FullyBooted, and while it boots it takes
   logins and refuses calls. (CoreStatus would ask for a class that a sender does not need.)
 - Not thread-safe: everything runs on the loop that called `start`; `AmiPool` is for threads.
-- Neither logs nor errors contain a header's value: numbers and secrets travel in them.
+- Neither logs nor errors contain a header's value: numbers and secrets travel in them. Errors name no address either: what
+  became of an attempt is told to people who need not know where Asterisk is.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from __future__ import annotations
 import asyncio
 import codecs
 import logging
+import os
 import random
+import socket
 import time
 import traceback
 import uuid
@@ -169,7 +172,7 @@ class AmiConnection:
                         raise LoginRefused(str(self.last_error))
                     await self._changed.wait()
         except TimeoutError:
-            raise NeverSent(f"{self._host}:{self._port} is not up: {self.last_error or 'still connecting'}") from None
+            raise NeverSent(f"AMI is not up: {self.last_error or 'still connecting'}") from None
 
     async def action(
         self,
@@ -202,7 +205,7 @@ class AmiConnection:
 
     def _up_link(self) -> _Link:
         if self._link is None:
-            raise NeverSent(f"{self._host}:{self._port} is not up: {self.last_error or 'not connected yet'}")
+            raise NeverSent(f"AMI is not up: {self.last_error or 'not connected yet'}")
         return self._link
 
     async def _keep_connected(self) -> None:
@@ -238,7 +241,7 @@ class AmiConnection:
             async with asyncio.timeout(connect.total_seconds()):
                 await asyncio.get_running_loop().create_connection(lambda: link, self._host, self._port)
         except OSError as error:  # TimeoutError is one
-            raise NeverSent(f"cannot connect to {self._host}:{self._port}: {str(error) or 'no answer'}") from error
+            raise NeverSent(f"cannot connect: {_reason(error)}") from error  # it is kept and shown: no address in it
         try:
             login = {"Username": self._login.username, "Secret": self._login.secret, "Events": self._events}
             try:
@@ -427,6 +430,15 @@ class _Link(AMIProtocol):  # type: ignore[misc]  # panoramisk has no types
             self._on_up(self)
         else:
             self._on_event(self, event)
+
+
+def _reason(error: OSError) -> str:
+    """Why there is no connection; asyncio's own text names the address."""
+    if isinstance(error, socket.gaierror):
+        return str(error.strerror)
+    if error.errno is not None:
+        return os.strerror(error.errno)
+    return "no answer" if isinstance(error, TimeoutError) else "none of its addresses takes it"
 
 
 def _where(error: BaseException) -> list[str]:

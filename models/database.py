@@ -150,7 +150,9 @@ def readable_errors() -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
-        raise Unavailable(f"Postgres does not answer: {reason(error.orig)}; is trunkline up?") from error
+        raise Unavailable(
+            f"Postgres does not answer: {reason(error.orig)}; is trunkline up?", to_anybody="Postgres does not answer"
+        ) from error
     except DBAPIError as error:
         if isinstance(error.orig, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
             raise Unavailable(

@@ -60,7 +60,14 @@ class Busy(Conflict):
 
 
 class Unavailable(TrunklineError):
-    """A part does not answer; nothing was written."""
+    """A part does not answer; nothing was written.
+
+    `to_anybody` is what is said instead to those who need not know where our parts are: the holders of keys.
+    """
+
+    def __init__(self, sentence: str, *, to_anybody: str | None = None) -> None:
+        super().__init__(sentence)
+        self.to_anybody = sentence if to_anybody is None else to_anybody
 
 
 def problem_of(found: ErrorDetails) -> str:

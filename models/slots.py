@@ -150,7 +150,7 @@ def pace(calls_per_second: float | None) -> tuple[int, int]:
 def connect(url: str, *, briefly: bool = False) -> redis.Redis:
     """A client with its bounds, for everybody but the leader's grants. Raises `Invalid` for an address that is none.
 
-    `briefly`, for whoever holds a role: a Redis that hangs is waited for once, 2 s, and does not cost the role.
+    `briefly`, for whoever holds a role, or is waited for: a Redis that hangs is waited for once, 2 s, and does not cost the role.
     """
     tries, check = (0, 0) if briefly else (1, 5)
     try:

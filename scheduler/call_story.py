@@ -78,7 +78,7 @@ class GatewayFault:
 
 @dataclass(frozen=True, kw_only=True)
 class CallStory:
-    """A call; its names are the fields of `trunkline explain CALL_ID --json`."""
+    """A call; its names are the fields of `trunkline explain CALL_ID --json`, and of `GET /call/{id}/explain`."""
 
     call_id: UUID
     phone_number: str

@@ -1,10 +1,12 @@
 """What leaves the ledger as a file: rejected rows, which a person mends and uploads again, and calls.
 
 Lines end in CRLF, as RFC 4180 has it. Pages of rows come by themselves, so that a reader who is slow holds no transaction.
+Calls may be opened in a spreadsheet: no name in them is a formula there. Rejected rows are as they were uploaded.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -17,6 +19,8 @@ from scheduler.csv_rows import IGNORED_HEADERS, csv_text, delimiter_of
 from scheduler.refs import find
 
 _AT_ONCE = 1000
+_FORMULA = re.compile(r"[=+\-@\t\r]")  # what it begins with, by OWASP
+_E164 = re.compile(r"\+[1-9][0-9]{1,14}")
 
 
 def write_rejected(connection: Connection, campaign_id: UUID, file: TextIO) -> None:
@@ -54,7 +58,10 @@ def rejected_csv(header: str, rows: Iterable[dict[str, Any]]) -> Iterator[str]:
 
 
 def csv_lines(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
-    """A header row and these rows: what is not there is empty, times are ISO 8601 in UTC."""
+    """A header row and these rows: what is not there is empty, times are ISO 8601 in UTC.
+
+    Before what a spreadsheet would take for a formula there is a `'`; not before a phone number, which it only displays.
+    """
     yield csv_text(list(columns), ",") + "\r\n"
     for cells in rows:
         yield csv_text([_plain(cell) for cell in cells], ",") + "\r\n"
@@ -66,6 +73,8 @@ def _plain(cell: object) -> str:
             return ""
         case datetime():
             return cell.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        case str() if _FORMULA.match(cell) and not _E164.fullmatch(cell):
+            return f"'{cell}"
     return str(cell)
 
 

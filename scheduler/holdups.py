@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Engine, select
 
 from models import roles
 from models.findings import in_utc
@@ -51,26 +50,35 @@ class CampaignNow:
     holdups: Sequence[Holdup]
 
 
-def explain(connection: Connection, slots: Slots | None, campaign: Ref) -> CampaignNow:
-    """`slots` is None where there is no Redis. Raises `NotFound`."""
-    counts = campaign_rows.counts(connection, campaign)
-    return CampaignNow(counts=counts, holdups=list(_holdups(connection, slots, counts)))
+@dataclass(frozen=True, kw_only=True)
+class _Limit:
+    """What Redis is to be asked: how much of it is used."""
+
+    kind: str
+    id: str | UUID
+    most: int
+    whose: str
+    calls_per_second: float | None = None
 
 
-def _holdups(connection: Connection, slots: Slots | None, counts: Counts) -> Iterator[Holdup]:
-    if counts.status != S.RUNNING:
-        yield _not_running(connection, counts)
-        return
+def explain(engine: Engine, slots: Slots | None, campaign: Ref) -> CampaignNow:
+    """`slots` is None where there is no Redis. Redis is asked when the transaction is over: it may hang. Raises `NotFound`."""
+    with engine.begin() as connection:
+        counts = campaign_rows.counts(connection, campaign)
+        if counts.status != S.RUNNING:
+            return CampaignNow(counts=counts, holdups=[_not_running(connection, counts)])
+        of_ledger = list(_of_ledger(connection, counts))
+        limits = list(_limits(connection, counts))
+    return CampaignNow(counts=counts, holdups=[*of_ledger, *_of_redis(slots, limits)])
+
+
+def _of_ledger(connection: Connection, counts: Counts) -> Iterator[Holdup]:
     facts: Any = connection.exec_driver_sql(
         statement("holdups"), {"campaign": counts.campaign_id, "unclaimed_for": _UNCLAIMED_FOR}
     ).one()
     yield from _nothing_due(counts, facts)
     yield from _nobody_works(connection, facts)
-    trouble = _no_redis(slots)
-    if trouble:
-        yield Holdup(what="no-redis", sentence=trouble)
-        slots = None
-    yield from _trunks(connection, slots, counts)
+    yield from _trunks(connection, counts)
     if facts.hand_overs:
         yield Holdup(
             what="next-gateway",
@@ -85,14 +93,17 @@ def _holdups(connection: Connection, slots: Slots | None, counts: Counts) -> Ite
         )
 
 
-def _no_redis(slots: Slots | None) -> str | None:
+def _of_redis(slots: Slots | None, limits: Sequence[_Limit]) -> Iterator[Holdup]:
     if slots is None:
-        return "Redis is not running: start it with `trunkline up`."
+        yield Holdup(what="no-redis", sentence="Redis is not running: start it with `trunkline up`.")
+        return
     try:
-        slots.in_use("trunk", "any")
-    except Away as error:
-        return f"Redis does not answer, and in doubt nothing is granted: {error}."
-    return None
+        slots.in_use("trunk", "any")  # whether it answers, also where nothing has a limit
+        for limit in limits:
+            yield from _reached(slots, limit)
+    except Away:
+        sentence = "Redis does not answer, and in doubt nothing is granted: `trunkline doctor` looks at it."
+        yield Holdup(what="no-redis", sentence=sentence)
 
 
 def _not_running(connection: Connection, counts: Counts) -> Holdup:
@@ -168,19 +179,33 @@ def _nodes(connection: Connection) -> Iterator[Holdup]:
             )
 
 
-def _trunks(connection: Connection, slots: Slots | None, counts: Counts) -> Iterator[Holdup]:
-    campaign = connection.execute(
-        select(
-            campaigns.c.from_numbers,
-            campaigns.c.max_concurrent_calls,
-            agents.c.id.label("agent_id"),
-            agents.c.name.label("agent"),
-            agents.c.max_concurrent_calls.label("agent_max_concurrent_calls"),
+def _trunks(connection: Connection, counts: Counts) -> Iterator[Holdup]:
+    numbers = _from_numbers(connection, counts)
+    found = _lines(connection, numbers)
+    for number in sorted(set(numbers) - {row.phone_number for row in found}):
+        yield Holdup(
+            what="number-unregistered",
+            sentence=f"{number} is not registered on any trunk: `trunkline number add {number} --trunk NAME`.",
         )
-        .join(agents, agents.c.id == campaigns.c.agent_id)
-        .where(campaigns.c.id == counts.campaign_id)
-    ).one()
-    found = connection.execute(
+    for trunk in {row.id: row for row in found}.values():
+        if trunk.is_active:
+            yield from _gateways(connection, trunk.id)
+        else:
+            yield Holdup(
+                what="trunk-off",
+                sentence=f"Trunk {trunk.name} is off: switch it on with `trunkline trunk enable {shlex.quote(trunk.name)}`.",
+            )
+
+
+def _from_numbers(connection: Connection, counts: Counts) -> list[str]:
+    of_campaign = select(campaigns.c.from_numbers).where(campaigns.c.id == counts.campaign_id)
+    numbers: list[str] = connection.execute(of_campaign).scalar_one()
+    return numbers
+
+
+def _lines(connection: Connection, numbers: Sequence[str]) -> Sequence[Any]:
+    """Each number that is registered, with its trunk."""
+    return connection.execute(
         select(
             phone_numbers.c.phone_number,
             trunks.c.id,
@@ -190,33 +215,9 @@ def _trunks(connection: Connection, slots: Slots | None, counts: Counts) -> Iter
             trunks.c.max_calls_per_second,
         )
         .join(trunks, trunks.c.id == phone_numbers.c.trunk_id)
-        .where(phone_numbers.c.phone_number.in_(campaign.from_numbers))
+        .where(phone_numbers.c.phone_number.in_(numbers))
         .order_by(trunks.c.name)
     ).all()
-    for number in sorted(set(campaign.from_numbers) - {row.phone_number for row in found}):
-        yield Holdup(
-            what="number-unregistered",
-            sentence=f"{number} is not registered on any trunk: `trunkline number add {number} --trunk NAME`.",
-        )
-    for trunk in {row.id: row for row in found}.values():
-        if not trunk.is_active:
-            yield Holdup(
-                what="trunk-off",
-                sentence=f"Trunk {trunk.name} is off: switch it on with `trunkline trunk enable {shlex.quote(trunk.name)}`.",
-            )
-            continue
-        yield from _gateways(connection, trunk.id)
-        if slots is not None:
-            yield from _limits(slots, trunk)
-    if slots is None:
-        return
-    if campaign.max_concurrent_calls is not None:
-        yield from _full(slots, "campaign", counts.campaign_id, campaign.max_concurrent_calls, "The campaign")
-    if campaign.agent_max_concurrent_calls is not None:
-        whose = f"Agent {campaign.agent}, in all of its campaigns and calls"
-        yield from _full(slots, "agent", campaign.agent_id, campaign.agent_max_concurrent_calls, whose)
-    for node in live_nodes(connection):
-        yield from _full(slots, "node", node.name, node.max_calls, f"Asterisk node {node.name}")
 
 
 def _gateways(connection: Connection, trunk_id: UUID) -> Iterator[Holdup]:
@@ -238,24 +239,40 @@ def _gateways(connection: Connection, trunk_id: UUID) -> Iterator[Holdup]:
             )
 
 
-def _limits(slots: Slots, trunk: Any) -> Iterator[Holdup]:
-    full = list(_full(slots, "trunk", trunk.id, trunk.max_concurrent_calls, f"Trunk {trunk.name}"))
-    yield from full
-    with suppress(Away):
-        if full or not slots.token_in("trunk", trunk.id):
-            return
-        yield Holdup(
-            what="rate",
-            sentence=f"Trunk {trunk.name} may start {trunk.max_calls_per_second:g} calls a second, and they are being used.",
+def _limits(connection: Connection, counts: Counts) -> Iterator[_Limit]:
+    for trunk in {row.id: row for row in _lines(connection, _from_numbers(connection, counts))}.values():
+        if trunk.is_active:
+            most, rate = trunk.max_concurrent_calls, trunk.max_calls_per_second
+            yield _Limit(kind="trunk", id=trunk.id, most=most, whose=f"Trunk {trunk.name}", calls_per_second=rate)
+    campaign = connection.execute(
+        select(
+            campaigns.c.max_concurrent_calls,
+            agents.c.id.label("agent_id"),
+            agents.c.name.label("agent"),
+            agents.c.max_concurrent_calls.label("agent_max_concurrent_calls"),
         )
+        .join(agents, agents.c.id == campaigns.c.agent_id)
+        .where(campaigns.c.id == counts.campaign_id)
+    ).one()
+    if campaign.max_concurrent_calls is not None:
+        most = campaign.max_concurrent_calls
+        yield _Limit(kind="campaign", id=counts.campaign_id, most=most, whose="The campaign")
+    if campaign.agent_max_concurrent_calls is not None:
+        whose, most = f"Agent {campaign.agent}, in all of its campaigns and calls", campaign.agent_max_concurrent_calls
+        yield _Limit(kind="agent", id=campaign.agent_id, most=most, whose=whose)
+    for node in live_nodes(connection):
+        yield _Limit(kind="node", id=node.name, most=node.max_calls, whose=f"Asterisk node {node.name}")
 
 
-def _full(slots: Slots, kind: str, id: str | UUID, limit: int, whose: str) -> Iterator[Holdup]:
-    with suppress(Away):  # it was there a moment ago
-        used = slots.in_use(kind, id)
-        if used >= limit:
-            sentence = f"{whose}: {used} of {limit} slots in use."
-            yield Holdup(what=f"{kind}-full", sentence=sentence, count=used, limit=limit)
+def _reached(slots: Slots, limit: _Limit) -> Iterator[Holdup]:
+    """Raises `Away`."""
+    used = slots.in_use(limit.kind, limit.id)
+    if used >= limit.most:
+        sentence = f"{limit.whose}: {used} of {limit.most} slots in use."
+        yield Holdup(what=f"{limit.kind}-full", sentence=sentence, count=used, limit=limit.most)
+    elif limit.calls_per_second is not None and slots.token_in(limit.kind, limit.id):
+        rate = f"may start {limit.calls_per_second:g} calls a second, and they are being used"
+        yield Holdup(what="rate", sentence=f"{limit.whose} {rate}.")
 
 
 def _calls(number: int) -> str:

@@ -31,7 +31,7 @@ def open_redis(settings: Settings) -> redis.Redis:
     """A client that has not asked yet. Raises `Unavailable` where there is no Redis, `Invalid` for an address that is none."""
     if settings.redis_url is None:
         raise Unavailable("Redis: not running; start trunkline with `trunkline up`, or set TRUNKLINE_REDIS_URL")
-    return connect(settings.redis_url.get_secret_value())
+    return connect(settings.redis_url.get_secret_value(), briefly=True)  # somebody waits for the answer
 
 
 def redis_client(settings: Settings) -> redis.Redis:
@@ -40,7 +40,10 @@ def redis_client(settings: Settings) -> redis.Redis:
     try:
         client.ping()
     except redis.RedisError as error:
-        raise Unavailable(f"Redis does not answer: {error}; nothing was written; is trunkline up?") from error
+        raise Unavailable(
+            f"Redis does not answer: {error}; nothing was written; is trunkline up?",
+            to_anybody="Redis does not answer; nothing was written",
+        ) from error
     return client
 
 

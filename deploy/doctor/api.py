@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
@@ -42,9 +43,18 @@ def _findings(settings: Settings) -> Iterator[Finding]:
     else:
         yield wrong(PART, f"another program answers at {url}", "stop that, or choose another TRUNKLINE_API_BIND")
     host = settings.api_bind.partition(":")[0] if bound else urlsplit(url).hostname or ""
-    if not ipaddress.ip_address(host).is_loopback:
+    if (bound or urlsplit(url).scheme != "https") and not _is_this_machine(host):
         yield warning(
             PART,
             f"listens on {host} without TLS: whoever is on the way reads keys and numbers",
             "put a reverse proxy with TLS before it, on this machine with TRUNKLINE_API_BIND on 127.0.0.1 (SECURITY.md)",
         )
+
+
+def _is_this_machine(host: str) -> bool:
+    """Whether all that an address or a name stands for is loopback."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):  # somebody else's, as far as is known
+        return False
+    return all(ipaddress.ip_address(address[4][0]).is_loopback for address in found)

@@ -12,7 +12,19 @@ from prometheus_client import Counter
 
 from models.database import NEVER_IDLE, open_engine
 from models.settings import Settings
-from scheduler.api import agents, batch_rows, batches, calls, gate, health, metrics, trunks, uploads, webhooks
+from scheduler.api import (
+    agents,
+    batch_rows,
+    batches,
+    call_story,
+    calls,
+    gate,
+    health,
+    metrics,
+    trunks,
+    uploads,
+    webhooks,
+)
 from scheduler.api.docs import serve_docs
 from scheduler.api.parts import Parts, known_query
 from scheduler.api.problems import Problem, answers, handle_problems
@@ -58,7 +70,7 @@ def make_app(settings: Settings) -> FastAPI:
     serve_docs(app)
     app.include_router(health.router, responses=answers(*_ANY))
     bearer = HTTPBearer(auto_error=False, description="A key, as `trunkline key create` shows it.")
-    for part in (agents, batch_rows, batches, calls, trunks, uploads, webhooks, metrics):
+    for part in (agents, batch_rows, batches, call_story, calls, trunks, uploads, webhooks, metrics):
         app.include_router(
             part.router,
             dependencies=[Depends(bearer), Depends(known_query)],

@@ -256,8 +256,8 @@ def resolve(batch_id: UUID, body: Resolve, using: Using) -> Resolved:
 @router.get("/{batch_id}/explain", responses=answers(404, 422))
 def explain(batch_id: UUID, using: Using) -> Explanation:
     """Says why nothing, or not more, of a batch is dialled right now."""
-    with as_batch(), using.glance() as slots, using.transaction() as connection:
-        now = holdups.explain(connection, slots, batch_id)
+    with as_batch(), using.glance() as slots:
+        now = holdups.explain(using.engine, slots, batch_id)
     return Explanation(
         batch_id=batch_id, status=now.counts.status, holdups=[Holdup(**vars(one)) for one in now.holdups]
     )

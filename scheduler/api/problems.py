@@ -122,7 +122,9 @@ def of_error(error: TrunklineError) -> Response:
         case Conflict():
             return problem(409, str(error))
         case Unavailable():
-            return problem(503, str(error), headers={"Retry-After": str(RETRY_AFTER)})
+            if error.to_anybody != str(error):
+                logger.warning("unavailable", error=str(error))
+            return problem(503, error.to_anybody, headers={"Retry-After": str(RETRY_AFTER)})
     return problem(500, str(error))
 
 

@@ -75,6 +75,14 @@ def secret(asked: Annotated[AskedSecret, Query()], using: Using) -> Secret:
         return Secret(url=url, secret=webhooks.secrets_of(connection, url)[0])
 
 
+@router.post("/secret/rotate", responses=answers(422))
+def rotate_secret(asked: AskedSecret, using: Using) -> Secret:
+    """Makes a new secret for an address; the one before signs beside it for a day. Needs a key of scope admin."""
+    url = webhooks.check_url(asked.url)
+    with using.transaction() as connection:
+        return Secret(url=url, secret=webhooks.replace_secret(connection, url))
+
+
 @router.get("/deliveries", responses=answers(422))
 def deliveries(asked: Annotated[AskedDeliveries, Query()], using: Using) -> Deliveries:
     """Lists the deliveries that fail or were given up, the newest first."""

@@ -183,7 +183,7 @@ def calls(
         rows = campaigns.list_calls(connection, name, status)
         match output:
             case Format.CSV:
-                terminal.csv_list(CALL_COLUMNS, rows)
+                terminal.stdout().writelines(exports.csv_lines(CALL_COLUMNS, rows))
             case Format.JSON:
                 terminal.json_list(CALL_COLUMNS, rows)
             case Format.TABLE:

@@ -18,7 +18,7 @@ from models.sip_codes import in_words
 from scheduler import call_story, campaigns, holdups
 from scheduler.call_story import AttemptStory, CallStory
 from scheduler.cli import terminal
-from scheduler.cli.session import transaction
+from scheduler.cli.session import ledger, transaction
 from scheduler.cli.watch import summary
 from scheduler.presence import glance
 
@@ -76,8 +76,8 @@ def _story(what: str) -> CallStory | None:
 
 def _explain_campaign(name: str, json: bool) -> None:
     settings = read_settings()
-    with transaction(settings) as connection, glance(settings) as slots:
-        now = holdups.explain(connection, slots, name)
+    with ledger(settings) as engine, glance(settings) as slots:
+        now = holdups.explain(engine, slots, name)
     if json:
         terminal.one_json(asdict(now))
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import sys
@@ -78,13 +77,6 @@ def json_list(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         )
         separator = ",\n"
     sys.stdout.write("[]\n" if separator == "[\n" else "\n]\n")
-
-
-def csv_list(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """CSV with a header row, streamed."""
-    writer = csv.writer(stdout(), lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([_plain(cell) for cell in row] for row in rows)
 
 
 def stdout() -> TextIO:

@@ -179,8 +179,7 @@ def test_a_call_that_goes_to_the_next_gateway_keeps_its_agents_slot(world: World
 def test_it_is_said_that_the_agent_is_full(world: World) -> None:
     campaign = world.campaign(5)
     world.grant()
-    with world.rows.engine.begin() as connection:
-        holdups = explain(connection, world.slots, campaign).holdups
+    holdups = explain(world.rows.engine, world.slots, campaign).holdups
     [full] = [holdup for holdup in holdups if holdup.what == "agent-full"]
     assert (full.count, full.limit) == (3, 3)
     assert "3 of 3 slots" in full.sentence

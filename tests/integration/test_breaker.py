@@ -25,7 +25,7 @@ from tests.integration.conftest import Database
 from tests.integration.ledger_rows import Rows
 from workers.originate import Originator
 
-DOWN = NeverSent("127.0.0.1:5038 is not up: connection lost")
+DOWN = NeverSent("AMI is not up: connection lost")
 
 
 class Scripted(AmiPool):

@@ -370,6 +370,7 @@ def test_a_list_becomes_a_campaign_that_is_started_watched_and_read(
     rows = list(csv.DictReader(io.StringIO(ready.does("campaign", "calls", name, "--format", "csv"))))
     assert list(rows[0]) == list(listed[0])
     assert rows[0]["name"] == "[b]Doe[/b], Jo"
+    assert rows[0]["phone_number"] == THEIRS
     assert "[b]Doe[/b], Jo" in ready.does("campaign", "calls", name)
     assert json.loads(ready.does("campaign", "calls", name, "--status", "busy", "--format", "json")) == []
     assert len(ready.does("campaign", "calls", name, "--status", "scheduled", "--format", "csv").splitlines()) == 2

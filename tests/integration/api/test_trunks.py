@@ -7,18 +7,22 @@ import logging
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
 import psycopg
 import pytest
+import trustme
 
+from deploy.carrier.carrier import Carrier, Certificate
+from deploy.embedded.valkey import Valkey
 from models.errors import Unavailable
 from models.slots import Bell, connect
 from scheduler.api.limits import CHECKS
 from tests.integration.api.test_agents_api import fields_of
-from tests.integration.conftest import SmallApi
+from tests.integration.conftest import Database, SmallApi, serving
 from tests.integration.gateways import silent_port
 from tests.integration.ledger_rows import FROM, Rows
 from tests.integration.system import PASSWORD, USERNAME, System, until
@@ -400,6 +404,37 @@ def test_a_check_looks_at_each_gateway_and_says_a_sentence_a_finding(asks: httpx
     assert by_about["options", f"127.0.0.1:{port}"]["verdict"] == "unknown"
     assert by_about["numbers", None]["verdict"] == "wrong"
     assert all(point["sentence"].endswith(".") for point in found["points"])
+
+
+@pytest.mark.parametrize(("is_trusted", "found"), [(True, "ok"), (False, "wrong")], ids=["trusted", "rogue"])
+def test_a_check_of_a_carrier_on_tls_says_whether_its_certificate_holds(
+    database: Database, valkey: Valkey, tree: Path, tmp_path: Path, is_trusted: bool, found: str
+) -> None:
+    trusted, rogue = trustme.CA(), trustme.CA()
+    trusted.cert_pem.write_to_path(tmp_path / "authority.pem")
+    leaf = (trusted if is_trusted else rogue).issue_cert("127.0.0.1")
+    (tmp_path / "chain.pem").write_bytes(b"".join(part.bytes() for part in leaf.cert_chain_pems))
+    leaf.private_key_pem.write_to_path(tmp_path / "key.pem")
+    shows = Certificate(chain=tmp_path / "chain.pem", key=tmp_path / "key.pem")
+    with (
+        Carrier(
+            tree=tree, directory=tmp_path / "carrier", username=USERNAME, password=PASSWORD, certificate=shows
+        ) as carrier,
+        serving(database, valkey, ca_file=tmp_path / "authority.pem") as api,
+        api.client() as asks,
+    ):
+        gateways = [{"gateway_address": carrier.host, "port": carrier.port}]
+        trunk = made(asks, gateways=gateways, transport="transport-tls")
+        points = {
+            point["about"]: point
+            for point in asks.post(f"{TRUNKS}/{trunk['id']}/check").raise_for_status().json()["points"]
+        }
+    assert points["tls"]["verdict"] == found
+    if is_trusted:
+        assert "certificate valid until" in points["tls"]["sentence"]
+        assert points["options"]["verdict"] == "ok"
+    else:
+        assert "not trusted" in points["tls"]["sentence"]
 
 
 @pytest.mark.parametrize(
