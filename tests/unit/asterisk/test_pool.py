@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -266,6 +268,26 @@ def test_what_was_answered_late_pushes_back_those_behind_it_in_its_line(hanging:
     behind = an_order(3, line="trunk", spacing=timedelta(milliseconds=300))
     assert pool.originate_many([("a", behind)]) == [Accepted(attempt_id=attempt(3))]
     assert time.monotonic() - answered > 0.25
+
+
+def test_timers_that_are_late_each_time_make_nobody_miss_a_turn(pool: AmiPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool.wait_up("a", LONG)
+    clock = SimpleNamespace(now=1000.0)
+
+    async def sleep(seconds: float) -> None:
+        clock.now += seconds + 0.001
+
+    monkeypatch.setattr("asterisk.pool.time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr("asterisk.pool.asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": sleep}))
+    spacing = timedelta(milliseconds=2)
+    turns = [1000.0 + at * spacing.total_seconds() for at in range(200)]
+    orders = [
+        an_order(at, line="trunk", spacing=spacing, send_at=turn, too_late_at=turn + 0.05)
+        for at, turn in enumerate(turns)
+    ]
+    assert pool.originate_many([("a", order) for order in orders]) == [
+        Accepted(attempt_id=order.attempt_id) for order in orders
+    ]
 
 
 def test_a_fault_in_one_order_does_not_hide_what_became_of_the_others(pool: AmiPool) -> None:
