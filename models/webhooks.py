@@ -38,7 +38,7 @@ MOST_RECEIVERS = 64  #: that have something in flight
 LEASE = timedelta(seconds=30)
 FIRST_WAIT = timedelta(seconds=15)  #: longer than a try may take, or it would be due while it is sent
 LONGEST_WAIT = timedelta(minutes=30)
-MOST_COUNTED = 100_000  #: for people and monitors, who need not know more
+MOST_COUNTED = 10_000  #: for people and monitors, who need not know more
 _MOST_LOOKED_AT = 10_000  # receivers, for the same
 _BESIDE = timedelta(days=1)
 _FIELD = "webhook_url"

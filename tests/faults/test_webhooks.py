@@ -22,14 +22,15 @@ Told = dict[str, set[tuple[str, str]]]
 
 
 @pytest.mark.parametrize(
-    ("part", "point"),
+    ("part", "point", "after"),
     [
-        ("scheduler", Point.WEBHOOKS_LEASED),
-        ("webhooks", Point.WEBHOOKS_CLAIMED),
-        ("webhooks", Point.WEBHOOKS_POSTED),
+        ("scheduler", Point.WEBHOOKS_LEASED, 0),
+        ("webhooks", Point.WEBHOOKS_CLAIMED, 0),
+        ("webhooks", Point.WEBHOOKS_POSTED, 0),
+        pytest.param("webhooks", Point.WEBHOOKS_CLAIMED, 3, marks=pytest.mark.long),
+        pytest.param("webhooks", Point.WEBHOOKS_POSTED, 3, marks=pytest.mark.long),
     ],
 )
-@pytest.mark.parametrize("after", [0, pytest.param(3, marks=pytest.mark.long)])
 def test_whoever_is_killed_every_transition_arrives_and_under_one_id(
     world: World, part: str, point: Point, after: int
 ) -> None:
