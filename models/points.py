@@ -1,4 +1,4 @@
-"""Named points in the life of a call at which a process may die, freeze or be cut off: where a fault matters most.
+"""Named points in the life of a call, and of a webhook about it, at which a process may die, freeze or be cut off: where a fault matters most.
 
 Each stands between two things that are not one: a commit and what follows it. Nothing happens at them; the fault suite
 (`tests/faults`) watches them from inside the process that it is about to harm, so that a fault strikes where it is meant
@@ -35,6 +35,10 @@ class Point(StrEnum):
     LISTENER_FREED = "listener-freed"
     LISTENER_LOOKED = "listener-looked"  #: Asterisk was asked after a gap, no verdict is written
     LISTENER_JUDGED = "listener-judged"  #: verdicts are committed
+
+    WEBHOOKS_LEASED = "webhooks-leased"  #: the sweep has leased what is due, and published nothing
+    WEBHOOKS_CLAIMED = "webhooks-claimed"  #: the claim is committed, and nothing was posted
+    WEBHOOKS_POSTED = "webhooks-posted"  #: every receiver has answered, or will not; none of it is written
 
 
 Watcher = Callable[[Point, Collection[UUID]], None]

@@ -38,6 +38,8 @@ MOST_RECEIVERS = 64  #: that have something in flight
 LEASE = timedelta(seconds=30)
 FIRST_WAIT = timedelta(seconds=15)  #: longer than a try may take, or it would be due while it is sent
 LONGEST_WAIT = timedelta(minutes=30)
+MOST_COUNTED = 10_000  #: for people and monitors, who need not know more
+_MOST_LOOKED_AT = 10_000  # receivers, for the same
 _BESIDE = timedelta(days=1)
 _FIELD = "webhook_url"
 _LONGEST = 2000
@@ -78,6 +80,15 @@ class Undelivered:
     last_error: str
     due_at: datetime | None  #: None once it is given up
     given_up_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backlog:
+    """How the outbox stands. Counts end at `MOST_COUNTED`."""
+
+    waiting: int
+    oldest_due: timedelta  #: for how long the oldest that is due has been; 0 if none is
+    given_up: int  #: in the last week
 
 
 def check_url(text: str) -> str:
@@ -165,6 +176,14 @@ def failed(connection: Connection, failures: Sequence[tuple[Delivery, Failure]])
 def forget_old(connection: Connection) -> None:
     """What was given up a week ago is shown no more."""
     connection.execute(delete(webhook_deliveries).where(webhook_deliveries.c.given_up_at < func.now() - SHOWN_FOR))
+
+
+def backlog(connection: Connection) -> Backlog:
+    """Cheap, whatever the outbox holds."""
+    row = connection.exec_driver_sql(
+        statement("webhooks_backlog"), {"most_counted": MOST_COUNTED, "most_receivers": _MOST_LOOKED_AT}
+    ).one()
+    return Backlog(waiting=row.waiting, oldest_due=row.oldest_due or timedelta(0), given_up=row.given_up)
 
 
 def list_undelivered(connection: Connection, most: int) -> list[Undelivered]:

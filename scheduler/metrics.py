@@ -20,13 +20,14 @@ from models.repairs import Repair
 from models.slots import Away, Slots
 from models.statements import statement
 from models.statuses import OPEN
+from models.webhooks import MOST_COUNTED, Backlog, backlog
 
 Family = GaugeMetricFamily | CounterMetricFamily
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One that `sql/metrics.sql` gives; `always` are the labels that are there with 0 as well."""
+    """One that the ledger gives, most of them by `sql/metrics.sql`; `always` are the labels that are there with 0 as well."""
 
     says: str
     labels: tuple[str, ...] = ()
@@ -52,11 +53,14 @@ METRICS: Mapping[str, Metric] = {
         says="Attempts that are not over.", labels=("status",), always=tuple(status.value for status in sorted(OPEN))
     ),
     "attempts_held": Metric(says="Attempts of unknown fate that hold their slot."),
+    "webhooks_waiting": Metric(says=f"Webhooks that were not taken yet, {MOST_COUNTED} at most."),
+    "webhooks_oldest_due_seconds": Metric(says="For how long the oldest webhook that is due has been; 0 if none is."),
+    "webhooks_given_up": Metric(says=f"Webhooks given up in the last week, {MOST_COUNTED} at most."),
 }
 
 
 class LedgerCollector(Collector):
-    """Thread-safe. A scrape takes one query and one question to Redis a trunk and a node, each within its bound."""
+    """Thread-safe. A scrape takes three queries and one question to Redis a trunk and a node, each within its bound."""
 
     def __init__(self, engine: Engine, slots: Slots) -> None:
         self._engine = engine
@@ -70,6 +74,7 @@ class LedgerCollector(Collector):
                 found = connection.exec_driver_sql(statement("metrics"))
                 rows = [(row.metric, list(row.labels), float(row.value)) for row in found]
                 rows += _of_nodes(breakers(connection))
+                rows += _of_webhooks(backlog(connection))
             up.add_metric(["postgres"], 1)
         except SQLAlchemyError:
             up.add_metric(["postgres"], 0)
@@ -102,6 +107,12 @@ def _of_nodes(found: Iterable[Breaker]) -> Iterator[Any]:
         yield "node_heard", [breaker.node], float(breaker.is_heard)
         for state in BreakerState:
             yield "node_breaker", [breaker.node, state.value], float(breaker.state is state)
+
+
+def _of_webhooks(found: Backlog) -> Iterator[Any]:
+    yield "webhooks_waiting", [], float(found.waiting)
+    yield "webhooks_oldest_due_seconds", [], found.oldest_due.total_seconds()
+    yield "webhooks_given_up", [], float(found.given_up)
 
 
 def _families(rows: Iterable[Any]) -> Iterator[Family]:

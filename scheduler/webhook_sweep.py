@@ -21,6 +21,7 @@ import structlog
 from sqlalchemy import Connection
 
 from models import roles, webhooks
+from models.points import Point, reached
 from models.roles import WEBHOOKS
 from models.settings import Settings
 
@@ -48,6 +49,8 @@ class WebhookSweep:
         while not stop.wait(_ROUND_SECONDS):
             with connection.begin():
                 leased = list(webhooks.lease(connection).values())
+            if leased:
+                reached(Point.WEBHOOKS_LEASED)
             while leased:
                 try:
                     self._publish(leased[-1])

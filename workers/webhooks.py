@@ -23,6 +23,7 @@ from standardwebhooks import Webhook
 from models import executions, webhooks
 from models.database import reason
 from models.executions import Transition
+from models.points import Point, reached
 from models.settings import Settings
 from models.statuses import Status
 from models.webhooks import Delivery, Failure
@@ -63,10 +64,14 @@ class Deliverer:
             while ids:
                 with self._engine.begin() as connection:
                     claimed = webhooks.claim(connection, ids, self._jitter)
+                if claimed:
+                    reached(Point.WEBHOOKS_CLAIMED)
                 with self._engine.begin() as connection:
                     keys = {url: webhooks.secrets_of(connection, url) for url in {one.url for one in claimed}}
                     messages = [_message(connection, delivery, keys[delivery.url]) for delivery in claimed]
                 outcomes = anyio.run(self._send, messages) if messages else []
+                if outcomes:
+                    reached(Point.WEBHOOKS_POSTED)
                 ids = self._finish(list(zip(claimed, outcomes, strict=True)), more=time.monotonic() < until)
         except _AWAY as error:
             why = reason(error.orig if isinstance(error, DBAPIError) else error)

@@ -13,13 +13,16 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from deploy.doctor.clock import clock_finding
+from deploy.doctor.ledger import Ledger
 from models.findings import Finding, ok, unknown, warning, wrong
 from models.settings import Settings
+from models.webhooks import MOST_COUNTED, Backlog
 from workers.app import QUEUE, WEBHOOKS_QUEUE, make_app
 
 OLDEST_REDIS = 7
 SLOW = 5.0  # milliseconds; every grant and every end of a call is a round trip
 PING_WORKERS = 1.5  # seconds
+LONG_DUE = timedelta(minutes=2)  # a webhook; a worker takes it at once, unless those before it are not taken
 PART = "redis"
 
 
@@ -92,8 +95,13 @@ def _server(client: redis.Redis) -> Iterator[Finding]:
     yield clock_finding(PART, theirs, now, timedelta(seconds=took))
 
 
-def examine_workers(settings: Settings, redis_answers: bool, expected: int | None) -> list[Finding]:
-    """Who answers through the broker. `expected` is how many `trunkline up` has started to dial, if it runs here."""
+def examine_workers(
+    settings: Settings, redis_answers: bool, expected: int | None, ledger: Ledger | None = None
+) -> list[Finding]:
+    """Who answers through the broker, and what waits for those who do not.
+
+    `expected` is how many `trunkline up` has started to dial, if it runs here.
+    """
     if settings.redis_url is None or not redis_answers:
         return [unknown("workers", "cannot be asked without Redis")]
     app = make_app(settings)
@@ -107,7 +115,7 @@ def examine_workers(settings: Settings, redis_answers: bool, expected: int | Non
         sorted(name for name, queues in answers.items() if of in {queue["name"] for queue in queues})
         for of in (QUEUE, WEBHOOKS_QUEUE)
     )
-    return [_workers(dialling, expected), _webhook_workers(delivering)]
+    return [_workers(dialling, expected), _webhook_workers(delivering, ledger.webhooks if ledger else None)]
 
 
 def _workers(names: list[str], expected: int | None) -> Finding:
@@ -118,8 +126,19 @@ def _workers(names: list[str], expected: int | None) -> Finding:
     return ok("workers", f"{len(names)} answer on the queue {QUEUE}: {', '.join(names)}")
 
 
-def _webhook_workers(names: list[str]) -> Finding:
+def _webhook_workers(names: list[str], backlog: Backlog | None) -> Finding:
+    wait = backlog is not None and backlog.oldest_due > LONG_DUE and _waiting(backlog)
     if not names:
         advice = "start `trunkline up`, or `trunkline run webhooks`"
+        if wait:
+            return wrong("webhooks", f"no worker of theirs answers, and {wait}", advice)
         return warning("webhooks", "no worker of theirs answers: they wait until one does", advice)
-    return ok("webhooks", f"{len(names)} answer on the queue {WEBHOOKS_QUEUE}: {', '.join(names)}")
+    answer = f"{len(names)} answer on the queue {WEBHOOKS_QUEUE}: {', '.join(names)}"
+    if wait:
+        return warning("webhooks", f"{answer}; {wait}", "`trunkline webhook list` shows which receivers take none")
+    return ok("webhooks", answer)
+
+
+def _waiting(backlog: Backlog) -> str:
+    more = " or more" if backlog.waiting == MOST_COUNTED else ""
+    return f"{backlog.waiting}{more} wait, one of them for {backlog.oldest_due // timedelta(minutes=1)} minutes"

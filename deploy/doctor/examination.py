@@ -63,7 +63,7 @@ def examine(settings: Settings) -> list[Finding]:
 
     redis_answers = broker.result is not None and any(f.verdict is Verdict.OK for f in of_redis)
     expected = settings.workers if runs_here(settings) else None
-    workers = _Look(part="workers", do=lambda: examine_workers(settings, redis_answers, expected))
+    workers = _Look(part="workers", do=lambda: examine_workers(settings, redis_answers, expected, ledger))
     nodes, of_no_node = _nodes(settings)
     looks = {
         name: _Look(part=f"asterisk {name}", do=partial(examine_node, settings, node, ledger))

@@ -23,6 +23,7 @@ from models.nodes import Breaker, BreakerState, breakers
 from models.roles import SCHEDULER, holder, listener_of
 from models.settings import Settings
 from models.statements import statement
+from models.webhooks import Backlog, backlog
 from scheduler import trunk_health
 from scheduler.trunk_health import GatewayHealth
 
@@ -47,6 +48,7 @@ class Ledger:
     breakers: Mapping[str, Breaker]  #: by node
     holders: Mapping[str, str | None] = field(default_factory=dict)  #: HOST:PID, by role
     gateway_health: Sequence[GatewayHealth] = ()
+    webhooks: Backlog | None = None
 
 
 @contextlib.contextmanager
@@ -178,6 +180,7 @@ def _ledger(connection: Connection, settings: Settings) -> Ledger:
         breakers={breaker.node: breaker for breaker in breakers(connection)},
         holders={role: holder(connection, role) for role in roles},
         gateway_health=trunk_health.of_gateways(connection),
+        webhooks=backlog(connection),
     )
 
 

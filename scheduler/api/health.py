@@ -1,4 +1,7 @@
-"""`/healthz`: is the process alive; `/readyz`: is everything there that a call needs. Both are for everybody, and name no address."""
+"""`/healthz`: is the process alive; `/readyz`: is everything there that a call needs. Both are for everybody, and name no address.
+
+The worker of webhooks is listed, and does not decide: a receiver that is down, or nobody who delivers, stops no call.
+"""
 
 from __future__ import annotations
 
@@ -52,10 +55,14 @@ class PartStates(BaseModel):
     asterisk: State = State.UNKNOWN  #: a node is heard, and takes calls
     scheduler: State = State.UNKNOWN  #: somebody leads
     workers: State = State.UNKNOWN  #: one answers, at least
+    webhooks: State = State.UNKNOWN  #: a worker of theirs answers; no call needs it
+
+
+_NOT_NEEDED = {"webhooks"}  # by a call: what is not delivered waits in the outbox, and nobody must stop dialling for it
 
 
 class Ready(BaseModel):
-    """What a call needs, by name."""
+    """What a call needs, by name, and who delivers webhooks: they may be late, so without them it is ready all the same."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -70,7 +77,9 @@ class Readiness:
         self._settings = settings
         self._engine = engine
         self._one = Lock()
-        self._looks = {self._ask_postgres: CapacityLimiter(1), self._ask_redis: CapacityLimiter(1)}
+        self._looks = {
+            ask: CapacityLimiter(1) for ask in (self._ask_postgres, self._ask_redis, self._ask_webhook_workers)
+        }
         self._parts = PartStates()
         self._looked_at = 0.0
 
@@ -83,7 +92,7 @@ class Readiness:
                         for ask, limiter in self._looks.items():
                             group.start_soon(self._look, ask, limiter, found)
                 self._parts, self._looked_at = PartStates(**found), time.monotonic()
-        states = self._parts.model_dump().values()
+        states = self._parts.model_dump(exclude=_NOT_NEEDED).values()
         ready = all(state is State.OK for state in states)
         return Ready(status="ready" if ready else "not ready", parts=self._parts)
 
@@ -108,11 +117,18 @@ class Readiness:
     def _ask_redis(self, say: Callable[[str, bool], None]) -> None:
         with redis_client(self._settings):
             say("redis", True)
+        say("workers", self._answers("worker*"))
+
+    def _ask_webhook_workers(self, say: Callable[[str, bool], None]) -> None:
+        with redis_client(self._settings):
+            say("webhooks", self._answers("webhooks*"))
+
+    def _answers(self, names: str) -> bool:
+        """Whether one of the workers that are called so does: those that dial and those of webhooks answer alike."""
         app = make_app(self._settings)
         try:
-            # those that dial, by their names: a worker that only sends webhooks answers too
-            asked = app.control.inspect(timeout=_WORKER_ANSWERS_IN, limit=1, pattern="worker*", matcher="glob")
-            say("workers", bool(asked.ping()))
+            asked = app.control.inspect(timeout=_WORKER_ANSWERS_IN, limit=1, pattern=names, matcher="glob")
+            return bool(asked.ping())
         finally:
             app.close()
 
@@ -125,7 +141,10 @@ async def healthz() -> Alive:
 
 @router.get("/readyz", responses={503: {"model": Ready, "description": "Something is not there."}})
 async def readyz(request: Request, response: Response) -> Ready:
-    """Whether everything is there that a call needs, each part by name; at most three seconds."""
+    """Whether everything is there that a call needs, each part by name; at most three seconds.
+
+    `webhooks` is listed as well, and does not count: calls go out without it, and what is not delivered waits.
+    """
     readiness: Readiness = request.app.state.readiness
     ready = await readiness.look()
     if ready.status != "ready":

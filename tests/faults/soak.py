@@ -90,7 +90,8 @@ def _fault(rng: random.Random, at: float, processes: Sequence[str], *, asterisk:
 
 
 def _role(point: Point) -> str:
-    return {"leader": "scheduler", "worker": "worker", "listener": "listener"}[point.partition("-")[0]]
+    role = point.partition("-")[0]
+    return "scheduler" if role == "leader" else role
 
 
 class Soak:

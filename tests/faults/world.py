@@ -84,6 +84,7 @@ class World(System):
 
     def __init__(self, home: Path, **settings: Any) -> None:
         given = {"ring_timeout": 7, "longest_call_seconds": 60, "lost_call_hold_seconds": 5, **settings}
+        given["webhooks_to_private_addresses"] = True  # receivers are on loopback
         super().__init__(home, **given)
         self._armoury = home / "armed"
         self._names = count(1)
@@ -114,7 +115,7 @@ class World(System):
     def start(self, name: str) -> None:
         if name == "flower":
             return
-        if name.startswith(("scheduler", "listener", "worker")) and (name, "redis") not in self.proxies:
+        if name.startswith(("scheduler", "listener", "worker", "webhooks")) and (name, "redis") not in self.proxies:
             self._plain[name] = self.parts[name]
             self.parts[name] = self._beset(self.parts[name])
         super().start(name)

@@ -124,12 +124,28 @@ def test_a_process_of_ours_that_is_down_is_said(system: System, part: str, words
         until_all_is_well(system)
 
 
-def test_webhooks_that_nobody_delivers_are_said(system: System) -> None:
+def test_webhooks_that_nobody_delivers_are_said_and_are_wrong_when_some_wait_for_minutes(system: System) -> None:
+    def of_webhooks() -> Finding:
+        [finding] = [f for f in examine(system.settings) if f.part == "webhooks"]
+        return finding
+
+    url = "http://127.0.0.1:1/waits-for-a-worker"
     system.kill("webhooks")
     try:
-        until(lambda: [f for f in examine(system.settings) if f.part == "webhooks" and f.verdict is Verdict.WARNING])
+        until(lambda: of_webhooks().verdict is Verdict.WARNING, what="nobody delivers, and nothing waits")
+        system.run(
+            "INSERT INTO webhook_deliveries (call_id, status, url, due_at)"
+            " SELECT gen_random_uuid(), 'busy', %(url)s, now() - interval '9 minutes' FROM generate_series(1, 3)",
+            url=url,
+        )
+        found = of_webhooks()
+        assert found.verdict is Verdict.WRONG
+        assert found.sentence == "no worker of theirs answers, and 3 wait, one of them for 9 minutes"
+        assert "trunkline run webhooks" in found.advice
     finally:
         system.start("webhooks")
+        until(lambda: not system.rows("SELECT 1 FROM webhook_deliveries WHERE url = %(url)s AND tries = 0", url=url))
+        system.run("DELETE FROM webhook_deliveries WHERE url = %(url)s", url=url)
         until_all_is_well(system)
 
 

@@ -699,3 +699,18 @@ def test_what_is_learned_late_of_an_end_keeps_the_trunk_in_its_sentence(rows: Ro
     rows.record(saw(attempt, Sight.RINGING))
     assert "is not on its allow-list" in rows.attempt(attempt).explanation
     assert rows.attempt(attempt).ringing_at
+
+
+def test_as_many_calls_as_are_moved_at_once_are_moved_in_the_time_that_a_role_has(rows: Rows) -> None:
+    """Each with each they would be 900 million comparisons, for which Postgres takes most of a minute."""
+    many, one_by_one = rows.campaign(30_000), rows.campaign(20)
+    cancel = "UPDATE calls SET status = 'canceled' WHERE {} = %(id)s"
+    with rows.engine.connect() as connection:
+        connection.exec_driver_sql("SET statement_timeout = '5s'")
+        ids = connection.exec_driver_sql("SELECT id FROM calls WHERE campaign_id = %(c)s", {"c": one_by_one}).scalars()
+        for id in ids.all():  # the trigger's plans are made for few
+            connection.exec_driver_sql(cancel.format("id"), {"id": id})
+        connection.exec_driver_sql(cancel.format("campaign_id"), {"id": many})
+        connection.commit()
+    moved = "SELECT count(*) FROM call_events WHERE to_status = 'canceled' AND from_status = 'scheduled'"
+    assert rows.value(moved) == 30_020

@@ -6,12 +6,13 @@ import json
 from collections.abc import Mapping
 
 import httpx
+import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.embedded.valkey import Valkey
 from deploy.part import free_port
-from models import repairs
+from models import repairs, webhooks
 from models.repairs import Repair
 from models.slots import Slots, connect
 from scheduler.metrics import LedgerCollector
@@ -69,6 +70,34 @@ def test_a_part_that_does_not_answer_is_said_and_the_other_tells_what_it_knows(d
     assert (told["trunkline_up", ("postgres",)], told["trunkline_up", ("redis",)]) == (1, 0)
     assert told["trunkline_trunk_slots", (str(rows.trunk),)] == 10
     assert not any(name.endswith("in_use") for name, _ in told)
+
+
+def test_the_outbox_tells_what_waits_for_how_long_and_what_was_given_up(
+    database: Database, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def outbox() -> list[float]:
+        told = scraped(database, valkey.url)
+        return [told[f"trunkline_webhooks_{name}", ()] for name in ("waiting", "oldest_due_seconds", "given_up")]
+
+    assert outbox() == [0, 0, 0]
+    rows = Rows(engine=database.engine)
+    add = (
+        "INSERT INTO webhook_deliveries (call_id, status, url, due_at, given_up_at)"
+        " SELECT gen_random_uuid(), 'busy', 'https://' || host, {due}, {given_up} FROM unnest(ARRAY['a', 'b', 'c']) AS h (host)"
+    )
+    rows.run(add.format(due="now() + interval '1 hour'", given_up="NULL"))
+    assert outbox() == [3, 0, 0], "they wait, and none is due"
+    rows.run(add.format(due="now() - interval '9 hours'", given_up="now()"))
+    assert outbox() == [3, 0, 3], "what was given up waits no more"
+    rows.run(
+        "UPDATE webhook_deliveries SET due_at = now() - interval '10 min' WHERE receiver = 'b' AND given_up_at IS NULL"
+    )
+    rows.run(add.format(due="now() - interval '1 min'", given_up="NULL"))
+    waiting, oldest, given_up = outbox()
+    assert (waiting, given_up) == (6, 3)
+    assert 600 <= oldest < 660, "of the receiver in the middle"
+    monkeypatch.setattr(webhooks, "MOST_COUNTED", 2)
+    assert outbox()[::2] == [2, 2], "and no more are counted"
 
 
 def test_only_a_key_is_told_and_requests_are_counted_by_route_and_status(small_api: SmallApi) -> None:

@@ -78,26 +78,48 @@ CREATE TABLE webhook_keys (
 CREATE UNIQUE INDEX webhook_keys_master ON webhook_keys ((true)) WHERE url IS NULL;
 CREATE INDEX webhook_keys_url ON webhook_keys (url, created_at);
 
+CREATE INDEX agents_told ON agents (id) WHERE webhook_url IS NOT NULL;
+CREATE INDEX campaigns_told ON campaigns (id) WHERE webhook_url IS NOT NULL;
+
 CREATE OR REPLACE FUNCTION calls_moved() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
 BEGIN
   WITH moved AS (
-    SELECT n.id, n.campaign_id, n.agent_id, n.current_attempt_id, n.disposition, o.status AS left_status, n.status AS reached_status
-    FROM was o JOIN now n USING (id) WHERE o.status <> n.status
+    -- each row beside what it was; a join, planned when one row was moved, would compare each of ten thousand with each
+    SELECT id, campaign_id, current_attempt_id, disposition, left_status, status AS reached_status
+    FROM (
+      SELECT id, campaign_id, current_attempt_id, disposition, status, is_new,
+             lag(status) OVER (PARTITION BY id ORDER BY is_new) AS left_status
+      FROM (
+        SELECT id, campaign_id, current_attempt_id, disposition, status, false AS is_new FROM was
+        UNION ALL SELECT id, campaign_id, current_attempt_id, disposition, status, true FROM now
+      ) both_rows
+    ) pairs
+    WHERE is_new AND left_status <> status
   ), counted AS (
     INSERT INTO campaign_count_deltas (campaign_id, status, calls)
     SELECT campaign_id, status, sum(n)
     FROM (SELECT campaign_id, left_status AS status, -1 AS n FROM moved UNION ALL SELECT campaign_id, reached_status, 1 FROM moved) both_sides
     WHERE campaign_id IS NOT NULL GROUP BY campaign_id, status HAVING sum(n) <> 0
-  ), told AS (
-    INSERT INTO webhook_deliveries (call_id, status, url)
-    SELECT moved.id, reached_status, coalesce(p.webhook_url, g.webhook_url)
-    FROM moved LEFT JOIN campaigns p ON p.id = campaign_id JOIN agents g ON g.id = moved.agent_id
-    WHERE coalesce(p.webhook_url, g.webhook_url) IS NOT NULL
   )
   INSERT INTO call_events (subject, call_id, attempt_id, from_status, to_status, disposition)
   SELECT 'call', id, current_attempt_id, left_status, reached_status, disposition FROM moved;
+  -- apart: where nobody is to be told a statement that moves one call costs 7 % more than without webhooks, and not 13 %
+  IF EXISTS (
+    SELECT FROM agents WHERE webhook_url IS NOT NULL UNION ALL SELECT FROM campaigns WHERE webhook_url IS NOT NULL
+  ) THEN
+    INSERT INTO webhook_deliveries (call_id, status, url)
+    SELECT moved.id, moved.status, coalesce(p.webhook_url, g.webhook_url)
+    FROM (SELECT id, status FROM now EXCEPT SELECT id, status FROM was) moved  -- a join would compare each with each
+    JOIN calls c USING (id) LEFT JOIN campaigns p ON p.id = c.campaign_id JOIN agents g ON g.id = c.agent_id
+    WHERE coalesce(p.webhook_url, g.webhook_url) IS NOT NULL;
+  END IF;
   RETURN NULL;
 END $$;
+
+-- Picks go by an index of what is due; what a campaign has left behind in it slows them down (485 ms of a million calls half
+-- done, 0.1 ms after a vacuum). A tenth of a long list, the default, is too late for that.
+ALTER TABLE calls SET (autovacuum_vacuum_scale_factor = 0.01, vacuum_index_cleanup = on);
+ALTER TABLE attempts SET (autovacuum_vacuum_scale_factor = 0.01, vacuum_index_cleanup = on);
 
 -- ---------------------------------------------------------------------------------------------
 -- Rights

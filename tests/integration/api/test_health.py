@@ -20,11 +20,11 @@ def parts(url: str) -> dict[str, str]:
     """What /readyz says; fails the test where status, body and words do not fit together."""
     answer = httpx.get(f"{url}/readyz")
     found = answer.json()
-    ready = set(found["parts"].values()) == {"ok"}
+    ready = {state for part, state in found["parts"].items() if part != "webhooks"} == {"ok"}
     assert (answer.status_code, found["status"]) == ((200, "ready") if ready else (503, "not ready"))
     assert ("retry-after" in answer.headers) == (not ready)
     assert set(found) == {"status", "parts"}
-    assert set(found["parts"]) == {"postgres", "redis", "asterisk", "scheduler", "workers"}
+    assert set(found["parts"]) == {"postgres", "redis", "asterisk", "scheduler", "workers", "webhooks"}
     return dict(found["parts"])
 
 
@@ -38,6 +38,17 @@ def test_a_whole_system_is_ready_and_each_part_that_is_down_is_named(system: Sys
         finally:
             system.start(name)
             until(lambda: set(parts(url).values()) == {"ok"}, within=60, what="everything is ready again")
+
+
+def test_without_a_worker_of_webhooks_it_is_ready_and_says_so(system: System) -> None:
+    url = system.stack.runtime["api_url"]
+    system.kill("webhooks")
+    try:
+        until(lambda: parts(url)["webhooks"] == "down", what="it is said to be down")
+        assert httpx.get(f"{url}/readyz").status_code == 200, "calls go out without it"
+    finally:
+        system.start("webhooks")
+        until(lambda: set(parts(url).values()) == {"ok"}, within=60, what="it is there again")
 
 
 def test_a_redis_that_hangs_holds_nobody_up(system: System) -> None:
@@ -71,7 +82,7 @@ def test_a_table_that_somebody_keeps_locked_holds_nobody_up(small_api: SmallApi)
 
 def test_nothing_dials_where_there_is_only_an_api(small_api: SmallApi) -> None:
     assert parts(small_api.url) == {
-        "postgres": "ok", "redis": "ok", "asterisk": "down", "scheduler": "down", "workers": "down",
+        "postgres": "ok", "redis": "ok", "asterisk": "down", "scheduler": "down", "workers": "down", "webhooks": "down",
     }  # fmt: skip
 
 
@@ -82,7 +93,7 @@ def test_a_part_that_is_away_is_down_and_what_only_it_knows_unknown(
     with serving(database, valkey, redis_url=nowhere) as api:
         found = httpx.get(f"{api.url}/readyz")
         assert found.json()["parts"] | {"postgres": ""} == {
-            "postgres": "", "redis": "down", "asterisk": "down", "scheduler": "down", "workers": "unknown",
+            "postgres": "", "redis": "down", "asterisk": "down", "scheduler": "down", "workers": "unknown", "webhooks": "unknown",
         }  # fmt: skip
         assert "127.0.0.1" not in found.text
         assert "hidden" not in found.text
