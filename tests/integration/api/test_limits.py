@@ -185,6 +185,7 @@ def test_an_answer_that_nobody_reads_is_given_up(
 
 def test_a_body_that_takes_too_long_in_all_is_refused(small_api: SmallApi, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "LONGEST", 0.5)
+    monkeypatch.setattr(bodies, "PATIENCE", 1000.0)
     take_things(small_api)
     key = make_key(small_api.database.engine)
     with connected(small_api.url) as slow:
