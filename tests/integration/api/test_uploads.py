@@ -304,12 +304,21 @@ def test_several_numbers_to_call_from_may_be_given(asks: httpx.Client, rows: Row
 def test_more_uploads_than_may_be_under_way_are_sent_away_before_their_bodies_are_read(
     small_api: SmallApi, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    under_way = threading.Event()
+
+    class Watched(bodies.Upload):
+        async def __call__(self) -> Any:
+            under_way.set()
+            return await super().__call__()
+
     monkeypatch.setattr("scheduler.api.gate.UPLOADS", limits.Hands(1, "uploads"))
+    monkeypatch.setattr("scheduler.api.gate.Upload", Watched)
     key = make_key(small_api.database.engine, "call")
     with client(small_api.url, key) as asks, connected(small_api.url) as other:
         with connected(small_api.url) as slow:
             slow.send(head("POST /batches", key, Content_Length=1000, Content_Type=MULTIPART["Content-Type"]))
-            until(lambda: post(asks, rows).status_code == 503, what="it is under way")
+            assert under_way.wait(10)
+            assert post(asks, rows).status_code == 503
             other.send(head("POST /batches", key, Content_Length=1000, Expect="100-continue"))
             refused = other.answer()
             assert (refused.status, refused.headers["retry-after"]) == (503, "5")
