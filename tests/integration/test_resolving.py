@@ -193,7 +193,7 @@ def test_what_may_be_up_at_a_node_that_does_not_answer_is_not_called_again_befor
 def test_a_stopped_campaign_calls_nobody_again_and_may_be_left(rows: Rows, settings: Settings) -> None:
     campaign, attempts = lost(rows, 1)
     rows.run("UPDATE campaigns SET status = 'stopped'")
-    with pytest.raises(Conflict, match="is stopped, and none of its calls is made any more: `--leave`"):
+    with pytest.raises(Conflict, match="is stopped, and none of its calls is made any more: leaving them"):
         resolve(settings, AGAIN, campaign=campaign)
     assert holders(rows) == set(attempts)
     assert resolve(settings, LEAVE, campaign=campaign) == Resolved(left=1)
