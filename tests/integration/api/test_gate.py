@@ -87,6 +87,7 @@ NEEDED = {
         GET /batches/{batch_id}/explain
         GET /batches/{batch_id}/rejected
         GET /call/{execution_id}
+        GET /call/{execution_id}/explain
         GET /executions/{execution_id}
         GET /executions/{execution_id}/log
         GET /metrics
@@ -106,6 +107,7 @@ NEEDED = {
         POST /batches/{batch_id}/schedule
         POST /batches/{batch_id}/stop
         POST /call
+        POST /call/{execution_id}/resolve
         POST /call/{execution_id}/stop
     """,
     "admin": """
@@ -119,6 +121,7 @@ NEEDED = {
         POST /sip-trunks/trunks/{trunk_id}/numbers
         DELETE /sip-trunks/trunks/{trunk_id}/numbers/{number_id}
         GET /webhooks/secret
+        POST /webhooks/secret/rotate
     """,
 }
 """Every route. One that is new is written here by whoever makes it: the gate judges by the beginning of a path."""
