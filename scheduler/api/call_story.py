@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from scheduler import call_story, resolving
 from scheduler.api.batches import Resolved
+from scheduler.api.limits import STOPS
 from scheduler.api.parts import Using
 from scheduler.api.problems import answers
 from scheduler.call_story import CallStory
@@ -38,4 +39,5 @@ def explain(execution_id: UUID, using: Using) -> CallStory:
 @router.post("/{execution_id}/resolve", responses=answers(400, 404, 409, 422))
 def resolve(execution_id: UUID, body: ResolveCall, using: Using) -> Resolved:
     """Decides on a call whose end cannot be known: call again, or leave."""
-    return Resolved(**vars(resolving.resolve(using.settings, body.decision, calls=[execution_id])))
+    with STOPS.one():
+        return Resolved(**vars(resolving.resolve(using.settings, body.decision, calls=[execution_id])))
