@@ -118,10 +118,14 @@ def is_json(content_type: str) -> bool:
     return header.get_content_maintype() == "application" and (subtype == "json" or subtype.endswith("+json"))
 
 
-def is_utf8_form(content_type: str) -> bool:
-    """As Starlette sees it, which takes it apart with this parser: of a name given twice the other takes the first."""
+def check_utf8(content_type: str) -> None:
+    """Raises HTTPException 400: of other codecs some fail, and others make what nobody can keep.
+
+    As Starlette sees it, which takes it apart with this parser: of a name given twice the other takes the first.
+    """
     charset = parse_options_header(content_type)[1].get(b"charset", b"utf-8")
-    return charset.lower() in {b"utf-8", b"utf8", b"us-ascii"}
+    if charset.lower() not in {b"utf-8", b"utf8", b"us-ascii"}:
+        raise HTTPException(400, "the form must be UTF-8")
 
 
 def check_json(body: bytes) -> None:

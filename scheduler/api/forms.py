@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 
-from scheduler.api.bodies import is_json, is_utf8_form, too_large
+from scheduler.api.bodies import check_utf8, is_json, too_large
 
 MULTIPART, URLENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
 
@@ -40,12 +40,6 @@ async def body_of(request: Request, model: type[Model]) -> Model | None:
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False)
         raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in found]) from error
-
-
-def check_utf8(content_type: str) -> None:
-    """Raises HTTPException 400: of other codecs some fail, and others make what nobody can keep."""
-    if not is_utf8_form(content_type):
-        raise HTTPException(400, "the form must be UTF-8")
 
 
 async def _fields(request: Request, body: bytes, content_type: str, model: type[BaseModel]) -> dict[str, str]:

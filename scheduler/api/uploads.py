@@ -33,8 +33,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.errors import Busy, Invalid, TrunklineError, Unavailable
 from scheduler import intake
-from scheduler.api.bodies import check_disk, once_each
-from scheduler.api.forms import check_utf8
+from scheduler.api.bodies import check_disk, check_utf8, once_each
 from scheduler.api.parts import Asking, Parts, Using, repeated
 from scheduler.api.problems import answers, as_sent
 from scheduler.fields import first_problem

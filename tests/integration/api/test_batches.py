@@ -34,17 +34,6 @@ from tests.integration.system import System, until
 TO = [f"+1212555{at:04}" for at in range(10_000)]
 
 
-@pytest.fixture
-def asks(small_api: SmallApi) -> Iterator[httpx.Client]:
-    with small_api.client("call") as made:
-        yield made
-
-
-@pytest.fixture
-def rows(small_api: SmallApi) -> Rows:
-    return Rows(engine=small_api.database.engine)
-
-
 def listed(people: int, *more: str) -> str:
     return "phone_number,name,city\r\n" + "".join(f"{to},Ada,Köln\r\n" for to in TO[:people]) + "".join(more)
 

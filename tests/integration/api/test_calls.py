@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -34,12 +33,6 @@ def rows(small_api: SmallApi) -> Rows:
     rows = Rows(engine=small_api.database.engine)
     rows.run("UPDATE nodes SET heard_at = now() + interval '1 hour'")  # however slow the test is
     return rows
-
-
-@pytest.fixture
-def asks(small_api: SmallApi) -> Iterator[httpx.Client]:
-    with small_api.client("call") as made:
-        yield made
 
 
 def body(rows: Rows, **more: object) -> dict[str, Any]:

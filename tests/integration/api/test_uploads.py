@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -25,17 +24,6 @@ from tests.integration.conftest import Database, SmallApi, serving
 from tests.integration.http import client, make_key
 from tests.integration.ledger_rows import FROM, Rows, uuid7
 from tests.integration.system import until
-
-
-@pytest.fixture
-def asks(small_api: SmallApi) -> Iterator[httpx.Client]:
-    with small_api.client("call") as made:
-        yield made
-
-
-@pytest.fixture
-def rows(small_api: SmallApi) -> Rows:
-    return Rows(engine=small_api.database.engine)
 
 
 def form(*fields: tuple[str, str], file: str | None = None) -> bytes:
